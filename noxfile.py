@@ -1,0 +1,123 @@
+"""What is checked, and how: ``nox`` alone runs everything that a change must pass.
+
+``nox -s tests-3.12 -- tests/dht -k lookup`` takes one interpreter and hands the rest to pytest;
+``nox -r`` keeps the environments of the last run.  Interpreters are found, never downloaded.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
+
+# flake8-async checks what ruff cannot see.  Left out: ASYNC122 is about Trio before 0.27.
+ASYNC_RULES = ["--enable=ASYNC1,ASYNC2,ASYNC3,ASYNC9"]
+ASYNC_DISABLED = "ASYNC122"
+# A test function need not be a checkpoint, and may be async for a fixture's sake alone.
+ASYNC_DISABLED_IN_TESTS = f"{ASYNC_DISABLED},ASYNC124,ASYNC910,ASYNC911"
+
+nox.needs_version = ">=2025.10.14"  # the first whose noxfiles may set download_python
+nox.options.sessions = ["tests", "lint", "types"]
+nox.options.download_python = "never"
+nox.options.error_on_external_run = True
+nox.options.error_on_missing_interpreters = False  # also where CI is set: a skipped one is told, in one line
+
+
+def expose_pyenv() -> None:
+    """Let nox see every interpreter that pyenv holds, not only the one that is selected."""
+    root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    # In front, because a shim of pyenv's answers for versions that it then refuses to start.
+    found = [str(path) for path in sorted(root.glob("versions/3.*/bin"))]
+    os.environ["PATH"] = os.pathsep.join([*found, os.environ.get("PATH", os.defpath)])
+
+
+expose_pyenv()
+
+
+def group(name: str) -> tuple[str, ...]:
+    """Requirements of a dependency group of pyproject.toml."""
+    return nox.project.dependency_groups(PROJECT, name)
+
+
+@functools.cache
+def wheel_directory() -> Path:
+    """Where this run of nox keeps its wheel; made empty once."""
+    directory = ROOT / ".nox" / "wheel"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    return directory
+
+
+def install_wheel(session: nox.Session, *requirements: str) -> None:
+    """Install the package as users get it, with its extra ``cli``; the wheel is built once per run."""
+    directory = wheel_directory()
+    if not list(directory.glob("*.whl")):
+        session.run("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(directory), str(ROOT))
+    wheel = next(directory.glob("*.whl"))
+    session.install(f"{wheel}[cli]", *requirements)
+    # In an environment that is used again pip would keep the old wheel: its version is the same.
+    session.install("--force-reinstall", "--no-deps", str(wheel))
+
+
+def run_pytest(session: nox.Session, *launcher: str) -> None:
+    """Run the tests from an empty directory, so that only the installed package can be imported."""
+    pytest = ["-m", "pytest", "-c", str(ROOT / "pyproject.toml")]
+    arguments = [str(ROOT / part) if (ROOT / part.partition("::")[0]).exists() else part for part in session.posargs]
+    if not any(part.startswith(str(ROOT)) for part in arguments):
+        arguments.append(str(ROOT / "tests"))
+    with tempfile.TemporaryDirectory() as empty, session.chdir(empty):
+        session.run(*launcher, *pytest, *arguments, env={"MACULA_TEST_INSTALLED": "1"})
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run the tests against the wheel, on every supported interpreter that is here."""
+    install_wheel(session, *group("test"))
+    run_pytest(session, "python")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format with ruff, and Trio's rules with flake8-async."""
+    session.install(*group("lint"))
+    session.run("ruff", "check", str(ROOT))
+    session.run("ruff", "format", "--check", str(ROOT))
+    sources = sorted(str(path) for path in (ROOT / "src").rglob("*.py"))
+    session.run("flake8-async", *ASYNC_RULES, f"--disable={ASYNC_DISABLED}", *sources)
+    others = sorted(str(path) for name in ("tests", "scenarios", "benchmarks") for path in (ROOT / name).rglob("*.py"))
+    session.run("flake8-async", *ASYNC_RULES, f"--disable={ASYNC_DISABLED_IN_TESTS}", *others)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types inside with mypy, and that everything public has one with pyright."""
+    install_wheel(session, *group("types"))
+    session.run("mypy", "--strict")
+    # Outside the tree, so that pyright meets the installed package and its py.typed marker.
+    session.env["PYRIGHT_PYTHON_IGNORE_WARNINGS"] = "1"  # no word about newer releases: it is pinned
+    with tempfile.TemporaryDirectory() as empty, session.chdir(empty):
+        session.run("pyright", "--verifytypes", "macula_trio", "--ignoreexternal")
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Measure coverage by branch; the sans-IO layers must be covered to the last one."""
+    install_wheel(session, *group("coverage"))
+    data = {"COVERAGE_FILE": str(ROOT / ".coverage"), "COVERAGE_RCFILE": str(ROOT / "pyproject.toml")}
+    session.env.update(data)
+    session.run("coverage", "erase")
+    # ``coverage run``, not a pytest plugin: it starts before anything imports the package.
+    run_pytest(session, "coverage", "run")
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
+    layers = PROJECT["tool"]["macula-trio"]["layers"]
+    pure = ",".join(f"*/macula_trio/{pattern}" for layer in ("L0", "L1") for pattern in layers[layer])
+    session.run("coverage", "report", "--fail-under=100", f"--include={pure}")

@@ -1,0 +1,249 @@
+"""The commands; each reads its arguments, does one thing with the public face of the library, and prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import Any
+
+import click
+import trio
+
+from macula_trio import EventStream, Identity, Message, NodeConfig, Outcome, Trust, __version__
+from macula_trio._cli.demo import demo
+from macula_trio._cli.dht import dht
+from macula_trio._cli.options import (
+    JSON,
+    PEER,
+    PROCEDURE,
+    TOPIC,
+    Session,
+    bootstrap_option,
+    json_option,
+    one_shot,
+    realm_option,
+    trust_option,
+    wrong_usage,
+)
+from macula_trio._cli.output import ID_DIGITS, count, json_text, milliseconds, note, print_json, print_table, say
+from macula_trio._cli.runner import open_client, open_member, resolve, run
+from macula_trio._config import ROLES, Role
+from macula_trio._util import Address, format_endpoint
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
+@click.version_option(__version__, prog_name="macula-trio")
+def cli() -> None:
+    """A peer-to-peer mesh over QUIC: calls, messages and a DHT.
+
+    Begin with `macula-trio demo`.
+
+    Every command takes --json: stdout then holds exactly one JSON object (`subscribe`: one per line and message), or
+    nothing when the command failed. Errors are one line on stderr, `error: ...`. Exit codes: 0 done, 1 the operation
+    failed, 2 wrong usage, 130 interrupted.
+    """
+
+
+cli.add_command(demo)
+cli.add_command(dht)
+
+
+@cli.command()
+@realm_option
+@click.option("--listen", default="0.0.0.0:9443", show_default=True, metavar="HOST:PORT", help="Port 0: any free one.")
+@bootstrap_option(required=False)
+@click.option("--advertise", metavar="HOST:PORT", help="Numeric address that others dial, if it is another.")
+@click.option("--role", type=click.Choice(ROLES), default="edge", show_default=True, help="Told to others.")
+@click.option("--identity", metavar="FILE", help="Key file, made when missing; a new identity by default.")
+@trust_option
+@json_option
+def node(
+    *,
+    realm: str,
+    listen: str,
+    bootstrap: tuple[str, ...],
+    advertise: str | None,
+    role: Role,
+    identity: str | None,
+    trust: Trust,
+    as_json: bool,
+) -> int:
+    """Run a node until SIGINT or SIGTERM.
+
+    Prints one line when it is ready: ready endpoint=HOST:PORT node_id=HEX realm=NAME role=ROLE
+    """
+    with wrong_usage():
+        config = NodeConfig(
+            realm=realm, listen=listen, bootstrap=bootstrap, advertise=advertise, role=role, trust=trust
+        )
+        who = Identity.generate() if identity is None else Identity.load_or_create(identity)
+
+    async def work() -> int:
+        async with open_member(config, who) as member:
+            facts = {"endpoint": member.endpoint, "node_id": member.node_id.hex(), "realm": realm, "role": role}
+            if as_json:
+                print_json(facts)
+            else:
+                say(" ".join(["ready", *(f"{name}={value}" for name, value in facts.items())]))
+            if bootstrap and not member.known_nodes():
+                note(f"warning: no other node found yet by {', '.join(bootstrap)}; trying on")
+            await trio.sleep_forever()
+
+    return run(work, signalled=0)
+
+
+@cli.command()
+@click.argument("file")
+@json_option
+def keygen(*, file: str, as_json: bool) -> int:
+    """Make an identity and write it to FILE, which only you can read.
+
+    A file that exists is never overwritten.
+    """
+    made = Identity.generate()
+    with wrong_usage():
+        try:
+            made.save(file)
+        except FileExistsError:
+            raise ValueError(f"{file}: there is a file already, and keys are not overwritten; name another") from None
+    if as_json:
+        print_json({"file": file, "node_id": made.node_id.hex()})
+    else:
+        say(made.node_id.hex())
+    return 0
+
+
+@cli.command()
+@click.argument("peer", metavar="HOST:PORT", type=PEER)
+@click.option("--count", "times", type=click.IntRange(1, 1000), default=3, show_default=True, help="Round trips.")
+@one_shot(bootstrap=False)
+def ping(*, peer: Address, times: int, session: Session, as_json: bool) -> int:
+    """Ask the node at HOST:PORT who it is, and measure round trips to it."""
+
+    async def work() -> int:
+        address = await resolve(peer)
+        async with open_client(session, peer=address) as member:
+            contact, first = await member.ping_endpoint(format_endpoint(address))
+            if not as_json:
+                say(f"{contact.endpoint} is {contact.node_id.hex()}")
+            trips = [first]
+            _tell_trip(1, first, as_json=as_json)
+            for number in range(2, times + 1):
+                trips.append(await member.ping(contact))
+                _tell_trip(number, trips[-1], as_json=as_json)
+        if as_json:
+            print_json(
+                {"endpoint": contact.endpoint, "node_id": contact.node_id.hex(), "seconds": [round(t, 6) for t in trips]}
+            )
+        return 0
+
+    return run(work)
+
+
+def _tell_trip(number: int, seconds: float, *, as_json: bool) -> None:
+    if not as_json:
+        say(f"{number:>4}  {milliseconds(seconds)}")
+
+
+@cli.command()
+@click.argument("procedure", type=PROCEDURE)
+@click.argument("args", metavar="JSON", type=JSON)
+@one_shot()
+def call(*, procedure: str, args: object, session: Session, as_json: bool) -> int:
+    """Call PROCEDURE with JSON and print what it returns.
+
+    The remaining time of --timeout travels with the call: the handler is cancelled when it is over.
+    """
+
+    async def work() -> int:
+        async with open_client(session) as member:
+            with member.events() as events:
+                result = await member.call(procedure, args)
+                called = await _facts(events, "rpc.called")
+        if as_json:
+            print_json({**called, "procedure": procedure, "result": result})
+        else:
+            say(json_text(result))
+            note(f"by {called['provider']} in {count(called['hops'], 'hop')}, {milliseconds(called['seconds'])}")
+        return 0
+
+    return run(work)
+
+
+async def _facts(events: EventStream, name: str) -> Mapping[str, Any]:
+    """Facts of the first event of a name; what already happened is in the stream."""
+    while True:
+        event = await events.receive()
+        if event.name == name:
+            return event.facts
+
+
+@cli.command()
+@click.argument("topic", type=TOPIC)
+@click.argument("payload", metavar="JSON", type=JSON)
+@one_shot()
+def publish(*, topic: str, payload: object, session: Session, as_json: bool) -> int:
+    """Publish JSON on TOPIC to every node that subscribes to it.
+
+    Fails when there are subscribers and none of them could be reached.
+    """
+
+    async def work() -> int:
+        async with open_client(session) as member:
+            report = await member.publish(topic, payload)
+        outcomes = {node_id.hex(): outcome.value for node_id, outcome in report.outcomes.items()}
+        if as_json:
+            print_json({"topic": topic, "message_id": report.message_id.hex(), "outcomes": outcomes})
+        elif outcomes:
+            print_table(["subscriber", "outcome"], ([name[:ID_DIGITS], value] for name, value in outcomes.items()))
+        else:
+            say(f"nobody subscribes to {topic}")
+        lost = report.having(Outcome.UNREACHABLE) + report.having(Outcome.REJECTED)
+        if lost and len(lost) == len(outcomes):
+            raise click.ClickException(f"none of {count(len(outcomes), 'subscriber')} of {topic} could be reached")
+        return 0
+
+    return run(work)
+
+
+@cli.command()
+@click.argument("topic", metavar="TOPIC", type=TOPIC)
+@click.option("--count", "limit", type=click.IntRange(1), help="End after so many messages; without end by default.")
+@one_shot()
+def subscribe(*, topic: str, limit: int | None, session: Session, as_json: bool) -> int:
+    """Print the messages of TOPIC, one line each, until interrupted.
+
+    Says `subscribed TOPIC` on stderr as soon as publishers can find it. --timeout bounds the way there, not the
+    waiting for messages.
+    """
+
+    async def work() -> int:
+        async with open_client(session, bounded=False) as member, AsyncExitStack() as stack:
+            with trio.fail_after(session.timeout_s):
+                messages = await stack.enter_async_context(member.subscribe(topic))
+            note(f"subscribed {topic}")
+            received = 0
+            async for message in messages:
+                _tell_message(message, as_json=as_json)
+                received += 1
+                if received == limit:
+                    break
+        return 0
+
+    return run(work)
+
+
+def _tell_message(message: Message, *, as_json: bool) -> None:
+    if not as_json:
+        say(f"{message.topic} {json_text(message.payload)}")
+        return
+    print_json(
+        {
+            "topic": message.topic,
+            "payload": message.payload,
+            "publisher": message.publisher,
+            "via": message.via,
+            "sequence": message.sequence,
+            "headers": message.headers,
+        }
+    )

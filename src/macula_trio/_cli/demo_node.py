@@ -1,0 +1,151 @@
+"""One process of the demo: a node that does what its parent says, in JSON lines over stdin and stdout.
+
+``{"id": 1, "do": "call", ...}`` in, ``{"id": 1, "result": ...}`` or ``{"id": 1, "error": "..."}`` out, and
+``{"event": ..., "facts": {...}}`` for what happens in the node.  The first line in is its configuration, the first out
+is ``{"ready": {...}}``.  The end of stdin, however the parent ended, ends the node.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any, Final
+
+import trio
+
+from macula_trio import Call, Event, MeshError, Node, NodeConfig, open_node
+
+CHUNK_BYTES: Final = 65536
+TABLE_POLL_S: Final = 0.1  # the table may also grow without an event
+STDIN: Final = 0
+
+
+async def add(call: Call) -> object:
+    """The handler of the demo: ``{"a": ..., "b": ...}`` to their sum."""
+    args = call.args
+    assert isinstance(args, dict)
+    return args["a"] + args["b"]
+
+
+class DemoNode:
+    """Does what the parent asks, each request in a task of its own.
+
+    Args:
+      node: to do it with.
+      nursery: of advertisements and subscriptions, which last until the end.
+    """
+
+    def __init__(self, node: Node, nursery: trio.Nursery) -> None:
+        self._node = node
+        self._nursery = nursery
+
+    async def serve(self, request: Mapping[str, Any]) -> None:
+        """Do one thing and answer."""
+        try:
+            result = await getattr(self, f"do_{request['do']}")(request)
+        except (MeshError, OSError, ValueError) as exc:
+            tell({"id": request["id"], "error": f"{type(exc).__name__}: {exc}"})
+        else:
+            tell({"id": request["id"], "result": result})
+
+    async def do_advertise(self, request: Mapping[str, Any]) -> None:
+        """Offer the adder under a name."""
+        await self._nursery.start(self._advertise, request["procedure"])
+
+    async def _advertise(self, procedure: str, *, task_status: trio.TaskStatus[None]) -> None:
+        async with self._node.advertise(procedure, add):
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def do_subscribe(self, request: Mapping[str, Any]) -> None:
+        """Receive a topic; every message is told as ``demo.message``."""
+        await self._nursery.start(self._subscribe, request["topic"])
+
+    async def _subscribe(self, topic: str, *, task_status: trio.TaskStatus[None]) -> None:
+        async with self._node.subscribe(topic) as messages:
+            task_status.started()
+            async for message in messages:
+                publisher = None if message.publisher is None else message.publisher.hex()
+                facts = {"topic": message.topic, "payload": message.payload, "publisher": publisher}
+                tell({"event": "demo.message", "facts": facts})
+
+    async def do_call(self, request: Mapping[str, Any]) -> object:
+        """Call somebody."""
+        return await self._node.call(request["procedure"], request["args"])
+
+    async def do_publish(self, request: Mapping[str, Any]) -> dict[str, str]:
+        """Publish; gives node ids and outcomes."""
+        report = await self._node.publish(request["topic"], request["payload"])
+        return {node_id.hex(): outcome.value for node_id, outcome in report.outcomes.items()}
+
+    async def do_wait_known(self, request: Mapping[str, Any]) -> dict[str, bool]:
+        """Wait until the routing table holds so many nodes; gives each and whether it was we who dialed it."""
+        with self._node.events() as events:
+            while len(self._node.known_nodes()) < request["nodes"]:
+                with trio.move_on_after(TABLE_POLL_S):
+                    await events.receive()
+        dialed = {peer.node_id for peer in self._node.peers() if peer.dialed}
+        return {contact.node_id.hex(): contact.node_id in dialed for contact in self._node.known_nodes()}
+
+    async def do_holds(self, request: Mapping[str, Any]) -> bool:
+        """Whether this node holds a value under a key that is not withdrawn."""
+        await trio.lowlevel.checkpoint()
+        return any(r.key.hex() == request["key"] and not r.withdrawn for r in self._node.stored_values())
+
+
+def tell(line: Mapping[str, object]) -> None:
+    """Write one line to the parent; it reads always, so this does not block for long."""
+    sys.stdout.write(f"{json.dumps(line)}\n")
+    sys.stdout.flush()
+
+
+async def _lines() -> AsyncGenerator[dict[str, Any], None]:
+    """What the parent says.  A thread, because not every system can wait for a pipe otherwise."""
+    rest = b""
+    while chunk := await trio.to_thread.run_sync(os.read, STDIN, CHUNK_BYTES, abandon_on_cancel=True):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield json.loads(line)
+
+
+async def main() -> None:
+    """Be a node until stdin ends."""
+    async with aclosing(_lines()) as lines:
+        async for config in lines:
+            await _serve(NodeConfig(**config), lines)
+
+
+async def _serve(config: NodeConfig, lines: AsyncGenerator[dict[str, Any], None]) -> None:
+    async with open_node(config) as node, trio.open_nursery() as nursery:
+        demo_node = DemoNode(node, nursery)
+        tell({"ready": {"endpoint": node.endpoint, "node_id": node.node_id.hex(), "pid": os.getpid()}})
+        nursery.start_soon(_tell_events, node)
+        async for request in lines:
+            nursery.start_soon(demo_node.serve, request)
+        nursery.cancel_scope.cancel()
+
+
+async def _tell_events(node: Node) -> None:
+    with node.events() as events:
+        async for event in events:
+            _tell_event(event)
+
+
+def _tell_event(event: Event) -> None:
+    tell({"event": event.name, "facts": dict(event.facts)})
+
+
+if __name__ == "__main__":
+    # Ctrl-C on a terminal reaches every process of it; only the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    try:
+        trio.run(main)
+    except BrokenPipeError:  # the parent is gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its exit
+        sys.exit(1)

@@ -1,0 +1,52 @@
+"""The entry ``macula-trio``: every error that can be foreseen becomes one line on stderr and an exit code.
+
+0: done.  1: the operation failed.  2: wrong usage.  130: interrupted.  Imports click only when called, so that a
+missing extra is one line as well.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+EXIT_USAGE: Final = 2
+EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT, as shells say it
+_EXTRA: Final = ("click", "rich")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit code.
+
+    Args:
+      arguments: without the name of the program; those of the process by default.
+    """
+    try:
+        return _run(arguments)
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").partition(".")[0] not in _EXTRA:
+            raise
+        print('error: the command line is an extra; install it: pip install "macula-trio[cli]"', file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:  # before or after the event loop, which has its own way
+        return EXIT_INTERRUPTED
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    import click  # noqa: PLC0415 - see above
+
+    from macula_trio._cli.commands import cli  # noqa: PLC0415
+    from macula_trio._cli.output import one_line  # noqa: PLC0415
+
+    try:
+        return cli.main(args=arguments, prog_name="macula-trio", standalone_mode=False) or 0
+    except click.ClickException as exc:
+        if isinstance(exc, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # click 8.2 and later
+            exc.show()
+            return exc.exit_code
+        context = getattr(exc, "ctx", None)
+        hint = f"; see {context.command_path} --help" if context is not None else ""
+        print(f"error: {one_line(exc.format_message()).rstrip('.')}{hint}", file=sys.stderr)
+        return exc.exit_code
+    except click.Abort:  # click's word for Ctrl-C
+        return EXIT_INTERRUPTED

@@ -1,0 +1,132 @@
+"""Runs one command in Trio: signals end it cleanly, and its errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import signal
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from math import inf
+from typing import Final
+
+import click
+import trio
+
+from macula_trio import Identity, MeshError, Node, NodeConfig, open_node
+from macula_trio._cli.options import Session
+from macula_trio._cli.output import note
+from macula_trio._net.udp import UdpNetwork
+from macula_trio._util import Address, parse_bootstrap
+
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_MENDS: Final = {
+    errno.EADDRINUSE: "; choose another by --listen HOST:PORT, port 0 takes a free one",
+    errno.EADDRNOTAVAIL: "; --listen takes an address of this machine, or 0.0.0.0 for all of them",
+    errno.EACCES: "; ports below 1024 need privileges, choose another by --listen HOST:PORT",
+}
+
+
+def run(work: Callable[[], Awaitable[int]], *, signalled: int | None = None) -> int:
+    """Run a command and give its exit code.
+
+    Args:
+      work: cancelled by SIGINT and SIGTERM, so that every block in it is left properly.
+      signalled: exit code after a signal; 128 and the signal's number by default.
+
+    Raises:
+      click.ClickException: the command failed; its message is one line.
+    """
+    code, number, error = trio.run(_until_signalled, work)
+    if error is not None:
+        raise error
+    if number is None:
+        return code
+    return 128 + number if signalled is None else signalled
+
+
+async def _until_signalled(work: Callable[[], Awaitable[int]]) -> tuple[int, int | None, click.ClickException | None]:
+    code, number = 0, None
+    error: click.ClickException | None = None
+    with trio.open_signal_receiver(*SIGNALS) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                nonlocal number
+                async for received in signals:
+                    number = received
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+            try:
+                with failures():
+                    code = await work()
+            except click.ClickException as exc:
+                error = exc  # raised where no nursery wraps it
+            nursery.cancel_scope.cancel()
+    return code, number, error
+
+
+@contextmanager
+def failures() -> Generator[None, None, None]:
+    """Turn what can go wrong in an operation into one line and exit code 1."""
+    try:
+        yield
+    except trio.TooSlowError as exc:
+        raise click.ClickException("no answer in time; --timeout SECONDS gives more") from exc
+    except BrokenPipeError:
+        raise  # who read our output is gone; click ends quietly
+    except OSError as exc:
+        raise click.ClickException(exc.strerror or str(exc)) from exc
+    except (MeshError, ValueError) as exc:
+        raise click.ClickException(str(exc)) from exc
+
+
+@contextmanager
+def _addresses() -> Generator[None, None, None]:
+    """Turn an address that cannot be listened on, or a name that does not resolve, into exit code 2."""
+    try:
+        yield
+    except OSError as exc:
+        mend = _MENDS.get(exc.errno or 0, "")
+        raise click.UsageError(f"{exc.strerror or exc}{mend}") from exc
+
+
+@asynccontextmanager
+async def open_member(config: NodeConfig, identity: Identity) -> AsyncGenerator[Node, None]:
+    """`open_node` for commands: a bad address is wrong usage."""
+    if config.trust.kind == "unverified":
+        note("warning: --trust unverified talks to nodes that prove nothing; for closed networks only")
+    async with AsyncExitStack() as stack:
+        with _addresses():
+            node = await stack.enter_async_context(open_node(config, identity=identity))
+        yield node
+
+
+@asynccontextmanager
+async def open_client(
+    session: Session, *, peer: Address | None = None, bounded: bool = True
+) -> AsyncGenerator[Node, None]:
+    """Join for the length of one command.
+
+    Args:
+      session: the command's options.
+      peer: whom the command will dial, numeric; the first bootstrap node by default.
+      bounded: whether ``--timeout`` ends the block, or only the joining.
+
+    Raises:
+      trio.TooSlowError: the time is over.
+    """
+    deadline = trio.current_time() + session.timeout_s
+    identity = session.load_identity()
+    if peer is None:
+        peer = await resolve(parse_bootstrap(session.bootstrap[0])[1])
+    async with open_member(session.config(peer=peer), identity) as node:
+        with trio.fail_at(deadline if bounded else inf):
+            yield node
+
+
+async def resolve(address: Address) -> Address:
+    """Ask the system for the address of a name; one that has none is wrong usage."""
+    host, port = address
+    with _addresses():
+        return await UdpNetwork().resolve(host), port

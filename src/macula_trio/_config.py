@@ -1,0 +1,160 @@
+"""What a node is told at its birth, validated at once: every message names field, value and mend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+import attrs
+
+from macula_trio._ids import NodeId
+from macula_trio._util import is_numeric, is_unspecified, parse_bootstrap, parse_endpoint, validate_name
+from macula_trio.errors import TrustError
+
+if TYPE_CHECKING:
+    Attribute = attrs.Attribute[Any]
+
+Role: TypeAlias = Literal["bootstrap", "gateway", "edge"]
+ROLES: Final[tuple[Role, ...]] = ("bootstrap", "gateway", "edge")
+
+
+@attrs.frozen
+class Trust:
+    """Whom a node talks to.  Made by the class methods (DESIGN section 5)."""
+
+    kind: Literal["open", "unverified"]
+
+    @classmethod
+    def open(cls) -> Trust:
+        """Any node that proves that it holds the key of its id.  The default."""
+        return cls("open")
+
+    @classmethod
+    def unverified(cls) -> Trust:
+        """Also peers that prove nothing, as Macula v0.8.0 does.  For closed networks only."""
+        return cls("unverified")
+
+    @classmethod
+    def only(cls, node_ids: Iterable[NodeId]) -> Trust:
+        """Only the nodes listed.
+
+        Raises:
+          TrustError: always; this policy is not available yet.
+        """
+        raise TrustError("Trust.only is not available yet; use Trust.open() and check Call.caller in the handler")
+
+    @classmethod
+    def realm(cls, ca_pem: bytes) -> Trust:
+        """Only nodes whose certificates chain to the realm's CA.
+
+        Raises:
+          TrustError: always; this policy is not available yet.
+        """
+        raise TrustError("Trust.realm is not available yet; use Trust.open() and check Call.caller in the handler")
+
+
+def _check_realm(_config: NodeConfig, _field: Attribute, value: str) -> None:
+    validate_name(value, what="realm")
+
+
+def _check_listen(_config: NodeConfig, _field: Attribute, value: str) -> None:
+    try:
+        parse_endpoint(value, port_min=0)
+    except ValueError as exc:
+        raise ValueError(f"listen: {exc}") from None
+
+
+def _check_advertise(_config: NodeConfig, _field: Attribute, value: str | None) -> None:
+    if value is None:
+        return
+    try:
+        host, _ = parse_endpoint(value)
+    except ValueError as exc:
+        raise ValueError(f"advertise: {exc}") from None
+    if not is_numeric(host) or is_unspecified(host):
+        raise ValueError(f"advertise: {value!r} is not a numeric address that others can dial, such as 192.0.2.7:9443")
+
+
+def _check_bootstrap(_config: NodeConfig, _field: Attribute, value: tuple[str, ...]) -> None:
+    for entry in value:
+        try:
+            parse_bootstrap(entry)
+        except ValueError as exc:
+            raise ValueError(f"bootstrap: {exc}") from None
+
+
+def _as_tuple(value: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise ValueError(f"bootstrap: {value!r} is one text; write a list of endpoints: [{value!r}]")
+    return tuple(value)
+
+
+def _one_of(*allowed: str) -> Any:
+    def check(_config: NodeConfig, field: Attribute, value: str) -> None:
+        if value not in allowed:
+            raise ValueError(f"{field.name}: {value!r} is not one of {', '.join(allowed)}")
+
+    return check
+
+
+def _check_connections(_config: NodeConfig, field: Attribute, value: str) -> None:
+    _one_of("links", "per-message")(_config, field, value)
+    if value == "per-message":
+        raise ValueError("connections: 'per-message' is not available yet; leave it at 'links'")
+
+
+def _positive(_config: NodeConfig, field: Attribute, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise ValueError(f"{field.name}: {value!r} is not a number above 0")
+
+
+@attrs.frozen(kw_only=True)
+class NodeConfig:
+    """How a node behaves.  Units stand last in the names; ``_s`` is seconds on Trio's clock.
+
+    Attributes:
+      realm: name of the mesh; nodes of different realms refuse each other.
+      listen: ``host:port`` of the one UDP socket; port 0 takes a free one.
+      advertise: numeric ``host:port`` that others dial, when it is not what we listen on.
+      bootstrap: ``host:port`` or ``NODEID@host:port`` of nodes to join by.
+      role: ``bootstrap``, ``gateway`` or ``edge``; told to others, all three listen and serve alike.
+      trust: whom we talk to.
+      connections: ``links`` keeps connections; ``per-message``, the v0.8 behaviour, is not available yet.
+      leaf: a short-lived client: never in routing tables, holds no values for others.
+      require_bootstrap: raise `PeerUnavailable` when no bootstrap node answers, instead of trying on.
+      join_deadline_s: how long `open_node` waits for the mesh before it goes on trying behind the scenes.
+      close_deadline_s: how long leaving the block may take to withdraw and say goodbye.
+      dial_deadline_s: how long a connection and both proofs may take.
+      query_deadline_s: how long one DHT query waits for its answer.
+      keepalive_s: a connection silent for three of these is gone.
+      value_ttl_s: life of what we advertise in the DHT; renewed before its end.
+      call_timeout_default_s: for calls outside any deadline of the caller.
+      call_timeout_max_s: ceiling of what a caller can ask of a handler.
+      handlers_max: calls running here at once, in all.
+      handlers_per_caller_max: calls of one node running here at once.
+      subscription_buffer: messages that wait in one subscription before the oldest is dropped.
+
+    Raises:
+      ValueError: one line with the field, the value and the mend.
+    """
+
+    realm: str = attrs.field(validator=_check_realm)
+    listen: str = attrs.field(default="0.0.0.0:9443", validator=_check_listen)
+    advertise: str | None = attrs.field(default=None, validator=_check_advertise)
+    bootstrap: tuple[str, ...] = attrs.field(default=(), converter=_as_tuple, validator=_check_bootstrap)
+    role: Role = attrs.field(default="edge", validator=_one_of(*ROLES))
+    trust: Trust = attrs.field(factory=Trust.open)
+    connections: Literal["links", "per-message"] = attrs.field(default="links", validator=_check_connections)
+    leaf: bool = False
+    require_bootstrap: bool = False
+    join_deadline_s: float = attrs.field(default=5.0, validator=_positive)
+    close_deadline_s: float = attrs.field(default=1.0, validator=_positive)
+    dial_deadline_s: float = attrs.field(default=5.0, validator=_positive)
+    query_deadline_s: float = attrs.field(default=2.0, validator=_positive)
+    keepalive_s: float = attrs.field(default=10.0, validator=_positive)
+    value_ttl_s: float = attrs.field(default=300.0, validator=_positive)
+    call_timeout_default_s: float = attrs.field(default=5.0, validator=_positive)
+    call_timeout_max_s: float = attrs.field(default=300.0, validator=_positive)
+    handlers_max: int = attrs.field(default=1024, validator=_positive)
+    handlers_per_caller_max: int = attrs.field(default=512, validator=_positive)
+    subscription_buffer: int = attrs.field(default=256, validator=_positive)

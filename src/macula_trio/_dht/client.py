@@ -1,0 +1,377 @@
+"""Asking the mesh: lookups over links, STORE at the closest nodes, repair (DESIGN section 8).
+
+Whom to ask next is decided in ``lookup.py``, which value wins in ``storage.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from math import inf
+from typing import Final, TypeVar
+
+import attrs
+import trio
+
+from macula_trio._background import Background
+from macula_trio._dht.lookup import Lookup, ValueLookup
+from macula_trio._dht.storage import ValueStore
+from macula_trio._dht.table import K, RoutingTable
+from macula_trio._events import EventBus
+from macula_trio._identity.keys import Credentials
+from macula_trio._identity.record import Kind, Record, read_record, sign_record
+from macula_trio._ids import Contact, NodeId, distance
+from macula_trio._util import format_endpoint, numeric_endpoint
+from macula_trio._wire import messages as wire
+from macula_trio.abc import Link, LinkTransport
+from macula_trio.errors import PeerUnavailable, QuorumNotReached, RemoteProtocolError, TrustError
+
+VALUES_PER_REPLY: Final = 64  # of at most 4 KiB each: well inside a frame; more follow by ``after``
+PAGES_MAX: Final = 64  # per node and lookup: 4,096 values, what one key may hold
+PATIENCE_S: Final = 0.5  # for the last replicas, once a value is found and nobody else is left to ask
+REPAIRS_MAX: Final = 32  # stale replicas under repair at once
+CORRELATION_BYTES: Final = 16
+PING_BYTES: Final = 7  # a PING's timestamp is a signed 64-bit integer
+
+# What one question to one node may end in; the node is then noted as failed.
+QUERY_ERRORS: Final = (PeerUnavailable, TrustError, RemoteProtocolError, trio.TooSlowError)
+
+_T = TypeVar("_T")
+
+
+@attrs.frozen(kw_only=True)
+class DhtSettings:
+    """What of `NodeConfig` concerns the DHT.
+
+    Attributes:
+      endpoint: where others dial us.
+      bootstraps: id (if known) and numeric endpoint of the nodes to join by.
+    """
+
+    realm: str
+    endpoint: str
+    leaf: bool
+    bootstraps: tuple[tuple[NodeId | None, str], ...]
+    query_deadline_s: float
+    value_ttl_s: float
+
+
+@attrs.frozen(kw_only=True)
+class StoreReport:
+    """What became of a value at each of the nodes closest to its key.
+
+    Attributes:
+      key: 32 bytes.
+      stored: nodes that confirmed, ourselves included when we are one of them.
+      refused: nodes that refused, with their reasons.
+      unreachable: nodes that did not answer in time.
+    """
+
+    key: bytes
+    stored: tuple[NodeId, ...]
+    refused: Mapping[NodeId, str]
+    unreachable: tuple[NodeId, ...]
+
+
+class DhtClient:
+    """Asks other nodes.
+
+    Args:
+      credentials: sign our values.
+      transport: where links come from.
+      table: whom we know; told who answered and who did not.
+      store: what we hold ourselves.
+      events: where stores are told.
+      wall_clock_ms: Unix time, for expiry.
+      random_bytes: for correlation ids.
+      background: takes repairs.
+      settings: see `DhtSettings`.
+    """
+
+    def __init__(
+        self,
+        *,
+        credentials: Credentials,
+        transport: LinkTransport,
+        table: RoutingTable,
+        store: ValueStore[Record],
+        events: EventBus,
+        wall_clock_ms: Callable[[], int],
+        random_bytes: Callable[[int], bytes],
+        background: Background,
+        settings: DhtSettings,
+    ) -> None:
+        self._credentials = credentials
+        self._own = credentials.node_id
+        self._transport = transport
+        self._table = table
+        self._store = store
+        self._events = events
+        self._wall_clock_ms = wall_clock_ms
+        self._random_bytes = random_bytes
+        self._background = background
+        self._settings = settings
+        self._sequences: dict[tuple[bytes, Kind], int] = {}
+        self._expiries: dict[tuple[bytes, Kind], int] = {}
+        self._repairing = 0
+        self.entry_points: dict[NodeId, Contact] = {}
+        """Bootstrap nodes that have answered: asked even when they are not in the table."""
+        self.alone = trio.Event()
+        """Set when the table has lost its last node."""
+
+    # -- one node -------------------------------------------------------------------------------------------------
+
+    async def ping(self, target: Contact) -> float:
+        """Round-trip time to a node over its link, in seconds."""
+        link = await self._transport.link_to(target)
+        started = trio.current_time()
+        await link.ask(self.new_ping(), wire.Pong)
+        return trio.current_time() - started
+
+    def _new_id(self) -> bytes:
+        return self._random_bytes(CORRELATION_BYTES)
+
+    def new_ping(self) -> wire.Ping:
+        """A PING that is unlike every other."""
+        return wire.Ping(timestamp=int.from_bytes(self._random_bytes(PING_BYTES), "big"))
+
+    async def attempt(self, contact: Contact, ask: Callable[[Link], Awaitable[_T]]) -> _T:
+        """Ask one node within the query's deadline, and note whether it is alive.
+
+        Raises:
+          PeerUnavailable, TrustError, RemoteProtocolError, trio.TooSlowError: it did not answer.
+        """
+        try:
+            with trio.fail_after(self._settings.query_deadline_s):
+                answer = await ask(await self._transport.link_to(contact))
+        except QUERY_ERRORS:
+            self._table.failed(contact.node_id)
+            self.entry_points.pop(contact.node_id, None)
+            if not len(self._table) and not self.entry_points:
+                self.alone.set()
+            raise
+        self._table.alive(contact.node_id, trio.current_time())
+        return answer
+
+    # -- lookups --------------------------------------------------------------------------------------------------
+
+    async def find_node(self, target: bytes) -> list[Contact]:
+        """The k nodes closest to ``target`` that answered, nearest first."""
+        lookup = Lookup(target, self._own, self._seeds(target))
+
+        async def query(link: Link, contact: Contact) -> None:
+            reply = await link.ask(wire.FindNode(target=target, correlation_id=self._new_id()), wire.FindNodeReply)
+            lookup.answered(contact.node_id, _contacts(reply.nodes))
+
+        await self._run(lookup, query)
+        self._table.looked_up(target, trio.current_time())
+        return lookup.closest()
+
+    async def find_value(self, key: bytes, kind: Kind | None = None) -> list[Record]:
+        """The verified values under ``key``: one per owner and kind, the newest each, without withdrawn ones."""
+        lookup = ValueLookup[Record](key, self._own, self._seeds(key))
+
+        async def query(link: Link, contact: Contact) -> None:
+            values, nodes, complete = await self._ask_for_values(link, key, kind)
+            lookup.answered(contact.node_id, nodes, values, complete=complete)
+
+        await self._run(lookup, query)
+        lookup.add_values(self._values_here(key, kind))
+        now_ms = self._wall_clock_ms()
+        found = [record for record in lookup.values() if record.expires_ms > now_ms]
+        self._repair(lookup, found)
+        return [record for record in found if not record.withdrawn]
+
+    async def _ask_for_values(
+        self, link: Link, key: bytes, kind: Kind | None
+    ) -> tuple[list[Record], list[Contact], bool]:
+        """All pages of what one node holds; the nodes that it knows; whether that was all."""
+        values: list[Record] = []
+        after: bytes | None = None
+        for _ in range(PAGES_MAX):
+            reply = await link.ask(
+                wire.FindValue(
+                    key=key, kind=kind, limit=VALUES_PER_REPLY, after=after, correlation_id=self._new_id()
+                ),
+                wire.FindValueReply,
+            )
+            page = self._verified(key, kind, reply.value)
+            values += page
+            if not reply.more or not page:
+                break
+            after = page[-1].node_id
+        return values, _contacts(reply.nodes), not reply.more
+
+    def _values_here(self, key: bytes, kind: Kind | None) -> list[Record]:
+        values: list[Record] = []
+        more, after = True, b""
+        while more:
+            page, more = self._store.get(key, self._wall_clock_ms(), kind=kind, after=after)
+            values += page
+            after = page[-1].node_id if page else after
+        return values
+
+    def _verified(self, key: bytes, kind: Kind | None, values: tuple[Mapping[str, object], ...]) -> list[Record]:
+        found: list[Record] = []
+        for value in values[:VALUES_PER_REPLY]:
+            try:
+                record = read_record(value, realm=self._settings.realm, key=key)
+            except (RemoteProtocolError, TrustError) as exc:
+                self._events.emit("dht.value_refused", key=key.hex(), reason=str(exc))
+                continue
+            if kind is None or record.kind == kind:
+                found.append(record)
+        return found
+
+    async def _run(
+        self, lookup: Lookup | ValueLookup[Record], query: Callable[[Link, Contact], Awaitable[None]]
+    ) -> None:
+        """Drive a lookup to its end: as many queries in flight as it wants, no rounds."""
+        async with trio.open_nursery() as nursery:
+
+            async def one(contact: Contact) -> None:
+                try:
+                    await self.attempt(contact, lambda link: query(link, contact))
+                except QUERY_ERRORS:
+                    lookup.failed(contact.node_id)
+                go_on()
+
+            def go_on() -> None:
+                if lookup.done:
+                    nursery.cancel_scope.cancel()
+                for contact in lookup.next_queries():
+                    nursery.start_soon(one, contact, name=f"ask {contact.node_id.short}")
+                settled = isinstance(lookup, ValueLookup) and lookup.settled
+                nursery.cancel_scope.deadline = trio.current_time() + PATIENCE_S if settled else inf
+
+            go_on()
+
+    def _seeds(self, target: bytes) -> list[Contact]:
+        closest = self._table.closest(target)
+        known = {contact.node_id: None for contact in closest}
+        return closest + [contact for node_id, contact in self.entry_points.items() if node_id not in known]
+
+    # -- storing --------------------------------------------------------------------------------------------------
+
+    async def store(self, key: bytes, kind: Kind, metadata: Mapping[str, object], *, quorum: int = 0) -> StoreReport:
+        """Sign a value of ours and store it with the k nodes closest to its key."""
+        expires_ms = self._wall_clock_ms() + round(self._settings.value_ttl_s * 1000)
+        self._expiries[key, kind] = expires_ms
+        report = await self._sign_and_put(key, kind, self._settings.endpoint, metadata, expires_ms)
+        if len(report.stored) < quorum:
+            raise QuorumNotReached(stored=len(report.stored), wanted=quorum)
+        return report
+
+    async def withdraw(self, key: bytes, kind: Kind, metadata: Mapping[str, object]) -> None:
+        """Put a tombstone where the value is; it lives as long as the value would have."""
+        expires_ms = self._expiries.pop((key, kind), 0)
+        if expires_ms > self._wall_clock_ms():
+            await self._sign_and_put(key, kind, None, {}, expires_ms)
+
+    async def _sign_and_put(
+        self, key: bytes, kind: Kind, endpoint: str | None, metadata: Mapping[str, object], expires_ms: int
+    ) -> StoreReport:
+        closest = await self.find_node(key)
+        for attempt in (1, 2):
+            sequence = max(self._sequences.get((key, kind), 0) + 1, self._wall_clock_ms())
+            self._sequences[key, kind] = sequence
+            record = sign_record(
+                self._credentials,
+                realm=self._settings.realm,
+                key=key,
+                kind=kind,
+                endpoint=endpoint,
+                metadata=metadata,
+                seq=sequence,
+                expires_ms=expires_ms,
+            )
+            report = await self._put(record, closest)
+            if "stale" not in report.refused.values() or attempt == 2:
+                break
+            # A replica holds a later version of ours, from before a restart or a step of the clock; `_put` has
+            # noted its sequence number, and the second attempt goes above it.
+        self._events.emit(
+            "dht.withdrawn" if endpoint is None else "dht.stored",
+            key=key.hex(),
+            kind=kind,
+            replicas=[node_id.hex() for node_id in report.stored],
+            refused=len(report.refused),
+            unreachable=len(report.unreachable),
+        )
+        return report
+
+    async def _put(self, record: Record, closest: list[Contact]) -> StoreReport:
+        """STORE at the closest nodes, all at once, and here when we are one of them."""
+        outcomes: dict[NodeId, str | None] = {}  # None: stored; a text: refused; missing: unreachable
+        targets = sorted(closest, key=lambda contact: distance(contact.node_id, record.key))[:K]
+        if self._is_replica(record.key, targets):
+            targets = targets[: K - 1]
+            outcomes[self._own] = self._store.put(record, self._wall_clock_ms()).reason
+
+        async def one(contact: Contact) -> None:
+            request = wire.Store(
+                key=record.key, value=record.to_value(), correlation_id=self._new_id()
+            )
+            try:
+                reply = await self.attempt(contact, lambda link: link.ask(request, wire.StoreReply))
+            except QUERY_ERRORS:
+                return
+            outcomes[contact.node_id] = None if reply.result == "ok" else reply.reason or "refused"
+            self._note_held(record, reply)
+
+        async with trio.open_nursery() as nursery:
+            for contact in targets:
+                nursery.start_soon(one, contact, name=f"STORE {contact.node_id.short}")
+        return StoreReport(
+            key=record.key,
+            stored=tuple(node_id for node_id, reason in outcomes.items() if reason is None),
+            refused={node_id: reason for node_id, reason in outcomes.items() if reason is not None},
+            unreachable=tuple(contact.node_id for contact in targets if contact.node_id not in outcomes),
+        )
+
+    def _is_replica(self, key: bytes, closest: list[Contact]) -> bool:
+        if self._settings.leaf:
+            return False
+        return len(closest) < K or distance(self._own, key) < distance(closest[-1].node_id, key)
+
+    def _note_held(self, record: Record, reply: wire.StoreReply) -> None:
+        """Jump above a later version of our own value that a replica shows us, if it is really ours."""
+        if reply.reason != "stale" or reply.value is None or record.node_id != self._own:
+            return
+        try:
+            held = read_record(reply.value, realm=self._settings.realm, key=record.key)
+        except (RemoteProtocolError, TrustError):
+            return
+        if held.node_id == self._own and held.kind == record.kind:
+            slot = (record.key, record.kind)
+            self._sequences[slot] = max(self._sequences.get(slot, 0), held.seq)
+
+    def _repair(self, lookup: ValueLookup[Record], newest: list[Record]) -> None:
+        """Bring replicas up to date that answered with less than others, behind the scenes."""
+        for contact, record in lookup.stale_holders(newest):
+            if self._repairing >= REPAIRS_MAX:
+                return
+            task = f"repair {contact.node_id.short}"
+            self._repairing += self._background.start_soon(self._repair_one, contact, record, name=task)
+
+    async def _repair_one(self, contact: Contact, record: Record) -> None:
+        request = wire.Store(
+            key=record.key, value=record.to_value(), correlation_id=self._new_id()
+        )
+        try:
+            await self.attempt(contact, lambda link: link.ask(request, wire.StoreReply))
+        except QUERY_ERRORS:
+            pass  # noted by `attempt`; the next reader repairs it
+        finally:
+            self._repairing -= 1
+
+
+def _contacts(entries: tuple[wire.NodeEntry, ...]) -> list[Contact]:
+    """What a peer told of others; what cannot be dialed is left out."""
+    contacts: list[Contact] = []
+    for entry in entries[:K]:
+        try:
+            endpoint = format_endpoint(numeric_endpoint(entry.address))
+        except ValueError:
+            continue
+        contacts.append(Contact(node_id=NodeId(entry.node_id), endpoint=endpoint))
+    return contacts

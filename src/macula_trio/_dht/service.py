@@ -1,0 +1,306 @@
+"""The DHT over the network: joins, finds nodes and values, stores, answers others (DESIGN section 8).
+
+Decides nothing about whom to ask next or which value wins: that is ``lookup.py``, ``table.py`` and ``storage.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Final
+
+import attrs
+import trio
+
+from macula_trio._background import Background
+from macula_trio._dht.advertiser import Advertiser
+from macula_trio._dht.client import QUERY_ERRORS, VALUES_PER_REPLY, DhtClient, DhtSettings, StoreReport
+from macula_trio._dht.storage import ValueStore
+from macula_trio._dht.table import K, RoutingTable, id_in_bucket
+from macula_trio._events import EventBus
+from macula_trio._identity.keys import Credentials
+from macula_trio._identity.record import Kind, Record, read_record
+from macula_trio._ids import ID_BYTES, Contact, NodeId, distance
+from macula_trio._peer.handshake import LEAF
+from macula_trio._util import format_endpoint, numeric_endpoint
+from macula_trio._wire import messages as wire
+from macula_trio.abc import Link, LinkTransport
+from macula_trio.errors import PeerUnavailable, RemoteProtocolError, TrustError
+
+CHECKS_MAX: Final = 32  # nodes whose endpoint is being dialed, or whose life is doubted, at once
+JOIN_PAUSE_MIN_S: Final = 0.5
+JOIN_PAUSE_MAX_S: Final = 60.0
+REFRESH_FIRST_S: Final = 1.0  # neighbours that joined together find each other in their first seconds
+REFRESH_S: Final = 600.0  # Kademlia's bucket refresh; also the ceiling of the growing pause
+
+
+@attrs.define(eq=False)
+class _JoinAttempt:
+    """Several bootstrap nodes dialed at once: decided by the first success, or by the last failure."""
+
+    remaining: int
+    succeeded: bool = False
+    decided: trio.Event = attrs.field(factory=trio.Event)
+
+    def note(self, success: bool) -> None:
+        self.remaining -= 1
+        self.succeeded |= success
+        if success or not self.remaining:
+            self.decided.set()
+
+
+class DhtService:
+    """Our part of the DHT.
+
+    Attributes:
+      client: asks other nodes.
+
+    Args:
+      credentials: sign our values.
+      transport: where links come from.
+      events: where joins and stores are told.
+      wall_clock_ms: Unix time, for expiry.
+      random_bytes: for correlation ids and refresh targets.
+      random_fraction: a random number in [0, 1), for jitter.
+      settings: see `DhtSettings`.
+    """
+
+    def __init__(
+        self,
+        *,
+        credentials: Credentials,
+        transport: LinkTransport,
+        events: EventBus,
+        wall_clock_ms: Callable[[], int],
+        random_bytes: Callable[[int], bytes],
+        random_fraction: Callable[[], float],
+        settings: DhtSettings,
+    ) -> None:
+        self._own = credentials.node_id
+        self._transport = transport
+        self._events = events
+        self._wall_clock_ms = wall_clock_ms
+        self._random_bytes = random_bytes
+        self._random_fraction = random_fraction
+        self._settings = settings
+        self._table = RoutingTable(self._own)
+        self._values = ValueStore[Record]()
+        self._bootstraps = tuple(entry for entry in settings.bootstraps if entry[1] != settings.endpoint)
+        self._checking: dict[NodeId, None] = {}
+        self._joined = trio.Event()
+        self._background = Background()
+        self.client = DhtClient(
+            credentials=credentials,
+            transport=transport,
+            table=self._table,
+            store=self._values,
+            events=events,
+            wall_clock_ms=wall_clock_ms,
+            random_bytes=random_bytes,
+            background=self._background,
+            settings=settings,
+        )
+        self._advertiser = Advertiser(
+            put=self.client.store,
+            withdraw=self.client.withdraw,
+            ttl_s=settings.value_ttl_s,
+            random_fraction=random_fraction,
+        )
+        transport.handle(wire.FindNode, self._on_find_node)
+        transport.handle(wire.FindValue, self._on_find_value)
+        transport.handle(wire.Store, self._on_store)
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Join, and own everything that goes on behind the scenes, until cancelled."""
+        await self._background.serve(self._keep_joined, task_status=task_status)
+
+    async def wait_joined(self) -> None:
+        """Wait until another node was found, or there is none to look for."""
+        await self._joined.wait()
+
+    async def wait_withdrawn(self) -> None:
+        """Withdraw what is still advertised and wait for it."""
+        await self._advertiser.wait_withdrawn()
+
+    def known_nodes(self) -> list[Contact]:
+        """The routing table, nearest first."""
+        return self._table.closest(self._own, len(self._table))
+
+    def stored_values(self) -> list[Record]:
+        """What we hold."""
+        return list(self._values.items(self._wall_clock_ms()))
+
+    # -- what others ask ----------------------------------------------------------------------------------------
+
+    def _on_find_node(self, link: Link, query: wire.FindNode) -> None:
+        link.send_nowait(
+            wire.FindNodeReply(nodes=self._entries(query.target, link), correlation_id=query.correlation_id)
+        )
+
+    def _on_find_value(self, link: Link, query: wire.FindValue) -> None:
+        limit = min(query.limit or VALUES_PER_REPLY, VALUES_PER_REPLY)
+        records, more = self._values.get(
+            query.key, self._wall_clock_ms(), kind=query.kind, limit=limit, after=query.after or b""
+        )
+        link.send_nowait(
+            wire.FindValueReply(
+                result="value" if records else "nodes",
+                value=tuple(record.to_value() for record in records),
+                nodes=self._entries(query.key, link),
+                more=more,
+                correlation_id=query.correlation_id,
+            )
+        )
+
+    def _on_store(self, link: Link, request: wire.Store) -> None:
+        reason, held = self._accept_value(request.key, request.value)
+        link.send_nowait(
+            wire.StoreReply(
+                result="ok" if reason is None else "error",
+                reason=reason,
+                value=None if held is None else held.to_value(),
+                server_time=self._wall_clock_ms(),
+                correlation_id=request.correlation_id,
+            )
+        )
+
+    def _accept_value(self, key: bytes, value: Mapping[str, object]) -> tuple[str | None, Record | None]:
+        """Store what a peer sent; gives the reason of a refusal, and what we hold instead."""
+        if self._settings.leaf:
+            return "leaf", None
+        try:
+            record = read_record(value, realm=self._settings.realm, key=key)
+        except RemoteProtocolError:
+            return "malformed", None
+        except TrustError:
+            return "bad_signature", None
+        verdict = self._values.put(record, self._wall_clock_ms())
+        self._events.emit(
+            "dht.value_received",
+            key=key.hex(),
+            kind=record.kind,
+            owner=record.node_id.hex(),
+            withdrawn=record.withdrawn,
+            outcome=verdict.reason or "stored",
+        )
+        return verdict.reason, verdict.held
+
+    def _entries(self, target: bytes, link: Link) -> tuple[wire.NodeEntry, ...]:
+        found = self._table.closest(target, K + 1)
+        return tuple(
+            wire.NodeEntry(node_id=contact.node_id, address=contact.endpoint)
+            for contact in found
+            if contact.node_id != link.node_id
+        )[:K]
+
+    # -- who is there -------------------------------------------------------------------------------------------
+
+    def link_opened(self, link: Link) -> None:
+        """A link became live: its node enters the table once its endpoint is known to reach it."""
+        if not link.verified or link.node_id is None or link.endpoint is None or LEAF in link.capabilities:
+            return
+        if link.proven_endpoint is not None:
+            self._add(Contact(node_id=link.node_id, endpoint=link.proven_endpoint))
+            return
+        try:
+            claimed = Contact(node_id=link.node_id, endpoint=format_endpoint(numeric_endpoint(link.endpoint)))
+        except ValueError:
+            return
+        if self._table.get(link.node_id) != claimed:
+            self._start_check(claimed, self._verify_endpoint)
+
+    def _add(self, contact: Contact) -> None:
+        doubtful = self._table.add(contact, trio.current_time())
+        if doubtful is not None:
+            self._start_check(doubtful, self._check_alive)
+
+    def _start_check(self, contact: Contact, check: Callable[[Contact], Awaitable[None]]) -> None:
+        if contact.node_id in self._checking or len(self._checking) >= CHECKS_MAX:
+            return  # nothing is lost: the next contact with the node starts it again
+        if self._background.start_soon(check, contact, name=f"check {contact.endpoint}"):
+            self._checking[contact.node_id] = None
+
+    async def _verify_endpoint(self, claimed: Contact) -> None:
+        """Dial the endpoint that a node announces; the new link's own `link_opened` enters it into the table."""
+        try:
+            with trio.move_on_after(self._settings.query_deadline_s):
+                await self._transport.dial_endpoint(claimed.endpoint, expected=claimed.node_id)
+        except (PeerUnavailable, TrustError):
+            self._events.emit("dht.endpoint_refuted", peer=claimed.node_id.hex(), endpoint=claimed.endpoint)
+        finally:
+            del self._checking[claimed.node_id]
+
+    async def _check_alive(self, contact: Contact) -> None:
+        try:
+            await self.client.attempt(contact, lambda link: link.ask(self.client.new_ping(), wire.Pong))
+        except QUERY_ERRORS:
+            pass  # noted by `attempt`
+        finally:
+            del self._checking[contact.node_id]
+
+    # -- the directory of calls and messages ------------------------------------------------------------------------
+
+    async def find(self, key: bytes, kind: Kind) -> list[Contact]:
+        """The nodes that have advertised under a key, nearest to the key first."""
+        records = await self.client.find_value(key, kind)
+        contacts: list[Contact] = []
+        for record in sorted(records, key=lambda record: distance(record.node_id, key)):
+            assert record.endpoint is not None  # withdrawn ones are left out
+            contacts.append(Contact(node_id=record.node_id, endpoint=record.endpoint))
+        return contacts
+
+    def advertised(self, key: bytes, kind: Kind, metadata: Mapping[str, object]) -> AbstractAsyncContextManager[None]:
+        """Be found under a key for the length of the block."""
+        return self._advertiser.advertised(self._background, key, kind, metadata)
+
+    # -- joining and staying --------------------------------------------------------------------------------------
+
+    async def _keep_joined(self) -> None:
+        """Find the mesh, and find it again when everybody is gone."""
+        self._background.start_soon(self._refresh, name="refresh")
+        if not self._bootstraps:
+            self._joined.set()
+            await trio.sleep_forever()
+        pause_s = JOIN_PAUSE_MIN_S
+        while True:
+            if await self._dial_bootstraps():
+                await self.client.find_node(self._own)
+                self._joined.set()
+                self._events.emit("node.joined", nodes=len(self._table))
+                self._advertiser.renew_all()
+                pause_s = JOIN_PAUSE_MIN_S
+                self.client.alone = trio.Event()
+                await self.client.alone.wait()
+            await trio.sleep(pause_s * (0.5 + self._random_fraction() / 2))
+            pause_s = min(2 * pause_s, JOIN_PAUSE_MAX_S)
+
+    async def _dial_bootstraps(self) -> bool:
+        """Dial all of them; True as soon as one has proven itself, the others come in behind the scenes."""
+        attempt = _JoinAttempt(len(self._bootstraps))
+        for node_id, endpoint in self._bootstraps:
+            self._background.start_soon(self._dial_bootstrap, node_id, endpoint, attempt, name=f"join by {endpoint}")
+        await attempt.decided.wait()
+        return attempt.succeeded
+
+    async def _dial_bootstrap(self, node_id: NodeId | None, endpoint: str, attempt: _JoinAttempt) -> None:
+        try:
+            link = await self._transport.dial_endpoint(endpoint, expected=node_id)
+        except (PeerUnavailable, TrustError) as exc:
+            self._events.emit("node.bootstrap_failed", endpoint=endpoint, reason=str(exc))
+            attempt.note(False)
+            return
+        if link.node_id is not None:
+            self.client.entry_points[link.node_id] = Contact(node_id=link.node_id, endpoint=endpoint)
+        attempt.note(link.node_id is not None)
+
+    async def _refresh(self) -> None:
+        """Look ourselves and quiet buckets up again, at growing intervals (Kademlia, section 2.3)."""
+        await self._joined.wait()
+        pause_s = REFRESH_FIRST_S
+        while True:
+            await trio.sleep(pause_s * (1 - 0.2 * self._random_fraction()))
+            pause_s = min(2 * pause_s, REFRESH_S)
+            self._values.expire(self._wall_clock_ms())
+            await self.client.find_node(self._own)
+            for index in self._table.stale_buckets(trio.current_time(), REFRESH_S):
+                await self.client.find_node(id_in_bucket(self._own, index, self._random_bytes(ID_BYTES)))

@@ -1,0 +1,1 @@
+"""Datagrams and QUIC: the only rooms that know sockets and aioquic."""

@@ -1,0 +1,570 @@
+"""QUIC over one datagram socket: one pump for all connections of a node, listened and dialed alike.
+
+The only file that imports aioquic, and only its public names.  **Hostile bytes never reach the pump**: every
+call into aioquic is made inside `QuicEndpoint._contained`; whatever comes out of it closes that one connection,
+is counted and logged, and goes no further.  DESIGN section 6; the measurements behind the shape of the pump are
+that datagrams and flushes cost, so writes of many tasks share a flush.
+"""
+
+from __future__ import annotations
+
+import enum
+import heapq
+import io
+import logging
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import inf
+from typing import Final, Protocol
+
+import attrs
+import trio
+from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # public, but re-exported without saying so
+from aioquic.quic import events
+from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.packet import (
+    QuicHeader,
+    QuicPacketType,
+    encode_quic_retry,
+    encode_quic_version_negotiation,
+    pull_quic_header,
+)
+from aioquic.quic.retry import QuicRetryTokenHandler
+
+from macula_trio._identity.keys import Credentials
+from macula_trio._identity.proof import channel_binding
+from macula_trio._util import Address, is_loopback
+from macula_trio.abc import DatagramSocket
+from macula_trio.errors import ErrorCode
+
+logger = logging.getLogger("macula_trio.quic")
+
+ALPN: Final = "macula"
+CONTROL_STREAM: Final = 0  # the dialer's first bidirectional stream (RFC 9000, section 2.1)
+DATAGRAM_BYTES: Final = 1452  # fits IPv6 over Ethernet: 1500 - 40 - 8
+DATAGRAM_BYTES_LOOPBACK: Final = 16_000  # loopback's MTU is larger, and so is aioquic's gain (4.6x one-way)
+HALF_OPEN_FREE: Final = 64  # from here on a dialer must show that it can receive at its address (Retry)
+HALF_OPEN_MAX: Final = 512  # each costs a TLS handshake and 76 KiB
+CONNECTIONS_MAX: Final = 4096  # inbound ones; 300 MiB at 76 KiB each
+HANDSHAKE_DEADLINE_S: Final = 5.0  # for TLS and proof together, of a peer that dialed us
+TIMER_SLACK_S: Final = 1e-6  # waking exactly at get_timer() can livelock aioquic's loss detection
+CONNECTION_ID_BYTES: Final = 8
+RETRY_CONNECTION_ID_BYTES: Final = 8
+
+# What aioquic takes for the address of a peer that we dialed: constant, so that a path can change under it.
+_DIALED_PEER: Final = ("dialed", 0)
+
+
+class CloseReason(enum.Enum):
+    """How a connection ended."""
+
+    CLOSED_BY_US = "closed"
+    CLOSED_BY_PEER = "closed by the peer"
+    IDLE = "silent for too long"
+    HANDSHAKE_TIMEOUT = "no handshake in time"
+    FAILED = "broken by what the peer sent"
+
+
+class ConnectionHandler(Protocol):
+    """What a connection tells the layer above; called from the pump, must neither block nor raise."""
+
+    def handshake_completed(self) -> None:
+        """TLS is through and `Connection.binding` is set; nobody has proven anything yet."""
+        ...
+
+    def stream_data_received(self, stream_id: int, data: bytes, end_stream: bool) -> None:
+        """Bytes of a stream, in order."""
+        ...
+
+    def stream_reset(self, stream_id: int) -> None:
+        """The peer gave a stream up."""
+        ...
+
+    def connection_lost(self, reason: CloseReason, detail: str) -> None:
+        """The end; called exactly once."""
+        ...
+
+
+class _Secrets(io.StringIO):
+    """Collects the two application traffic secrets of one connection, in memory, for the channel binding.
+
+    This is the file behind aioquic's public ``secrets_log_file``.
+    """
+
+    def __init__(self, tee: Callable[[str], None] | None) -> None:
+        super().__init__()
+        self._tee = tee
+        self._found: dict[str, bytes] = {}
+
+    def write(self, line: str) -> int:
+        label, _, rest = line.partition(" ")
+        if label in ("CLIENT_TRAFFIC_SECRET_0", "SERVER_TRAFFIC_SECRET_0"):
+            self._found[label] = bytes.fromhex(rest.split()[1])
+        if self._tee is not None:
+            self._tee(line)
+        return len(line)
+
+    def take_binding(self) -> bytes:
+        """Derive the binding and forget the secrets."""
+        client, server = self._found.pop("CLIENT_TRAFFIC_SECRET_0"), self._found.pop("SERVER_TRAFFIC_SECRET_0")
+        return channel_binding(client, server)
+
+
+@attrs.define(eq=False)
+class EndpointCounters:
+    """What happened on one socket.  Only ever grows."""
+
+    datagrams_received: int = 0
+    datagrams_sent: int = 0
+    datagrams_unroutable: int = 0
+    connections_accepted: int = 0
+    connections_dialed: int = 0
+    connections_refused: int = 0
+    connections_broken: int = 0
+    retries_demanded: int = 0
+
+
+class Connection:
+    """One QUIC connection.  Made by `QuicEndpoint` only; everything here is without waiting."""
+
+    def __init__(
+        self,
+        endpoint: QuicEndpoint,
+        quic: QuicConnection,
+        secrets: _Secrets,
+        *,
+        path: Address,
+        is_dialed: bool,
+        deadline: float,
+    ) -> None:
+        self._endpoint = endpoint
+        self._quic = quic
+        self._secrets = secrets
+        self._deadline = deadline  # on Trio's clock; inf once the peer has proven itself
+        self._timer_at: float | None = None
+        self._heap_at: float | None = None
+        self._cids: dict[bytes, None] = {}
+        self._binding = b""
+        self._handler: ConnectionHandler | None = None
+        self._lost = False
+        self.path = path
+        self.is_dialed = is_dialed
+
+    @property
+    def binding(self) -> bytes:
+        """32 bytes that only the two ends know; empty before the handshake is completed."""
+        return self._binding
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it has ended."""
+        return self._lost
+
+    def open_stream(self) -> int:
+        """The id of the next bidirectional stream of ours; it opens with the first `write`."""
+        return self._quic.get_next_available_stream_id()
+
+    def write(self, stream_id: int, data: bytes, *, end_stream: bool = False) -> None:
+        """Put bytes into a stream; they leave with the next flush, together with those of other tasks."""
+        if self._lost:
+            return
+        with self._endpoint._contained(self):
+            self._quic.send_stream_data(stream_id, data, end_stream)
+        self._endpoint._mark_written(self)
+
+    def proven(self) -> None:
+        """Lift the deadline of the handshake."""
+        self._deadline = inf
+        self._endpoint._count_half_open(self, -1)
+
+    def close(self, code: ErrorCode, *, error_code: int = 0) -> None:
+        """Send what was written, then QUIC's close with ``code`` as its phrase, now."""
+        self._endpoint._close(self, CloseReason.CLOSED_BY_US, code, error_code=error_code)
+
+
+class QuicEndpoint:
+    """All connections of one datagram socket.
+
+    Args:
+      socket: bound; the caller closes it after `serve` has ended.
+      credentials: their chain and key are what TLS shows.
+      accept: called for each new inbound connection, gives its handler.
+      idle_timeout_s: a connection silent for so long is gone.
+      random_bytes: for connection ids of Retry packets.
+      keylog: receives lines in the NSS key log format, for Wireshark; None keeps the secrets secret.
+    """
+
+    def __init__(
+        self,
+        socket: DatagramSocket,
+        credentials: Credentials,
+        *,
+        accept: Callable[[Connection], ConnectionHandler],
+        idle_timeout_s: float,
+        random_bytes: Callable[[int], bytes],
+        keylog: Callable[[str], None] | None = None,
+    ) -> None:
+        self._socket = socket
+        self._credentials = credentials
+        self._accept = accept
+        self._idle_timeout_s = idle_timeout_s
+        self._random_bytes = random_bytes
+        self._keylog = keylog
+        self._retry = QuicRetryTokenHandler()
+        self._by_cid: dict[bytes, Connection] = {}
+        self._connections: dict[Connection, None] = {}
+        self._half_open: dict[Connection, None] = {}
+        self._written: dict[Connection, None] = {}
+        self._read: dict[Connection, None] = {}
+        self._work = trio.Event()
+        self._timers: list[tuple[float, int, Connection]] = []
+        self._timer_sequence = 0  # breaks ties in the heap: first armed, first fired
+        self._timer_kick = trio.Event()
+        self.counters = EndpointCounters()
+
+    @property
+    def address(self) -> Address:
+        """Where the socket is bound."""
+        return self._socket.address
+
+    @property
+    def datagrams_lost(self) -> int:
+        """Datagrams that the system did not take."""
+        return self._socket.datagrams_lost
+
+    @property
+    def connections(self) -> int:
+        """Connections that have not ended, those that are closing included."""
+        return len(self._connections)
+
+    # -- the pump ---------------------------------------------------------------------------------------------
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Move datagrams until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._receive)
+            nursery.start_soon(self._flush_writes)
+            nursery.start_soon(self._fire_timers)
+            task_status.started()
+
+    async def _receive(self) -> None:
+        while True:
+            await self._socket.wait_readable()
+            now = trio.current_time()
+            for data, source in self._socket.recv_batch():
+                self.counters.datagrams_received += 1
+                self._route(data, source, now)
+            self._fire_due(now)
+            self._flush(self._written)
+
+    async def _flush_writes(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work = trio.Event()
+            self._flush(self._written)
+            if self._read:
+                # The tasks that were woken by what was read run in this tick; their answers carry the
+                # acknowledgements, which saves a datagram each.
+                await trio.lowlevel.checkpoint()
+                self._flush(self._written)
+                self._flush(self._read)
+
+    async def _fire_timers(self) -> None:
+        while True:
+            self._timer_kick = trio.Event()
+            with trio.move_on_at(self._timers[0][0] if self._timers else inf):
+                await self._timer_kick.wait()
+            self._fire_due(trio.current_time())
+            self._flush(self._written)
+
+    def _mark_written(self, connection: Connection) -> None:
+        self._written[connection] = None
+        self._work.set()
+
+    def _flush(self, dirty: dict[Connection, None]) -> None:
+        while dirty:
+            connection = next(iter(dirty))
+            self._written.pop(connection, None)
+            self._read.pop(connection, None)
+            self._flush_one(connection)
+
+    def _flush_one(self, connection: Connection) -> None:
+        with self._contained(connection):
+            pending = connection._quic.datagrams_to_send(now=trio.current_time())
+            self.counters.datagrams_sent += len(pending)
+            if connection.is_dialed:
+                self._socket.send_batch([(data, connection.path) for data, _ in pending])
+            else:
+                self._socket.send_batch(pending)
+        self._arm(connection)
+
+    # -- timers: one heap for all; an entry that comes too early is put back --------------------------------------
+
+    def _arm(self, connection: Connection) -> None:
+        if connection not in self._connections:
+            return
+        timer: float | None = None
+        with self._contained(connection):
+            timer = connection._quic.get_timer()
+        due = min(inf if timer is None else timer + TIMER_SLACK_S, connection._deadline)
+        connection._timer_at = due
+        if due < (inf if connection._heap_at is None else connection._heap_at):
+            self._push_timer(connection, due)
+
+    def _push_timer(self, connection: Connection, due: float) -> None:
+        connection._heap_at = due
+        self._timer_sequence += 1
+        heapq.heappush(self._timers, (due, self._timer_sequence, connection))
+        if self._timers[0][2] is connection:
+            self._timer_kick.set()
+
+    def _fire_due(self, now: float) -> None:
+        while self._timers and self._timers[0][0] <= now:
+            due, _, connection = heapq.heappop(self._timers)
+            if connection._heap_at != due or connection not in self._connections:
+                continue  # superseded by an earlier one, or gone
+            connection._heap_at = None
+            timer_at = connection._timer_at
+            if timer_at is not None and timer_at > now:
+                if timer_at < inf:
+                    self._push_timer(connection, timer_at)
+                continue
+            if connection._deadline <= now:
+                self._close(connection, CloseReason.HANDSHAKE_TIMEOUT, ErrorCode.HANDSHAKE_TIMEOUT, error_code=1)
+                continue
+            with self._contained(connection):
+                connection._quic.handle_timer(now=now)
+            self._drain_events(connection)
+            self._mark_written(connection)
+
+    # -- datagrams in ---------------------------------------------------------------------------------------------
+
+    def _route(self, data: bytes, source: Address, now: float) -> None:
+        connection = self._by_cid.get(_destination_cid(data))
+        if connection is None:
+            connection = self._greet(data, source, now)
+            if connection is None:
+                return
+        with self._contained(connection):
+            connection._quic.receive_datagram(data, _DIALED_PEER if connection.is_dialed else source, now=now)
+        self._drain_events(connection)
+        if connection in self._connections:
+            self._read[connection] = None
+            self._work.set()
+
+    def _greet(self, data: bytes, source: Address, now: float) -> Connection | None:
+        """Decide about a datagram that belongs to no connection: only a full-size Initial may make one."""
+        try:
+            header = pull_quic_header(Buffer(data=data), host_cid_length=CONNECTION_ID_BYTES)
+        except ValueError:
+            header = None
+        if header is None or header.version is None or len(data) < SMALLEST_MAX_DATAGRAM_SIZE:
+            self.counters.datagrams_unroutable += 1
+            return None
+        supported = QuicConfiguration().supported_versions
+        if header.packet_type == QuicPacketType.VERSION_NEGOTIATION:
+            self.counters.datagrams_unroutable += 1
+            return None
+        if header.version not in supported:
+            answer = encode_quic_version_negotiation(
+                source_cid=header.destination_cid, destination_cid=header.source_cid, supported_versions=supported
+            )
+            self._socket.send_batch([(answer, source)])
+            return None
+        if header.packet_type != QuicPacketType.INITIAL:
+            self.counters.datagrams_unroutable += 1
+            return None
+        if len(self._half_open) >= HALF_OPEN_MAX or len(self._connections) >= CONNECTIONS_MAX:
+            self.counters.connections_refused += 1
+            return None
+        original_cid, retry_cid = header.destination_cid, None
+        if len(self._half_open) >= HALF_OPEN_FREE or header.token:
+            validated = self._validate_address(header, source, now)
+            if validated is None:
+                return None
+            original_cid, retry_cid = validated, header.destination_cid
+        return self._accept_connection(header, original_cid, retry_cid, source, len(data), now)
+
+    def _validate_address(self, header: QuicHeader, source: Address, now: float) -> bytes | None:
+        """Demand a Retry, or check the token of one (RFC 9000, section 8.1.2)."""
+        assert header.version is not None
+        if header.token:
+            try:
+                return self._retry.validate_token(
+                    address=source, destination_cid=header.destination_cid, token=header.token, now=now
+                )
+            except ValueError:
+                self.counters.connections_refused += 1
+                return None
+        cid = self._random_bytes(RETRY_CONNECTION_ID_BYTES)
+        token = self._retry.create_token(
+            address=source,
+            original_destination_connection_id=header.destination_cid,
+            retry_source_connection_id=cid,
+            now=now,
+        )
+        answer = encode_quic_retry(
+            version=header.version,
+            source_cid=cid,
+            destination_cid=header.source_cid,
+            original_destination_cid=header.destination_cid,
+            retry_token=token,
+        )
+        self.counters.retries_demanded += 1
+        self._socket.send_batch([(answer, source)])
+        return None
+
+    def _accept_connection(
+        self, header: QuicHeader, original_cid: bytes, retry_cid: bytes | None, source: Address, size: int, now: float
+    ) -> Connection:
+        configuration, secrets = self._configure(is_client=False, size=min(self._datagram_bytes(source), size))
+        quic = QuicConnection(
+            configuration=configuration,
+            original_destination_connection_id=original_cid,
+            retry_source_connection_id=retry_cid,
+        )
+        connection = Connection(
+            self, quic, secrets, path=source, is_dialed=False, deadline=now + HANDSHAKE_DEADLINE_S
+        )
+        self._adopt(connection, header.destination_cid, quic.host_cid)
+        self._count_half_open(connection, +1)
+        self.counters.connections_accepted += 1
+        connection._handler = self._accept(connection)
+        return connection
+
+    # -- connections: birth and end -----------------------------------------------------------------------------
+
+    def dial(self, path: Address, make_handler: Callable[[Connection], ConnectionHandler]) -> Connection:
+        """Begin a connection; its handler hears of the rest.
+
+        Args:
+          path: numeric address of the peer.
+          make_handler: gives the handler of the new connection.
+        """
+        now = trio.current_time()
+        configuration, secrets = self._configure(is_client=True, size=self._datagram_bytes(path))
+        quic = QuicConnection(configuration=configuration)
+        connection = Connection(self, quic, secrets, path=path, is_dialed=True, deadline=inf)
+        self._adopt(connection, quic.host_cid)
+        self.counters.connections_dialed += 1
+        connection._handler = make_handler(connection)
+        with self._contained(connection):
+            quic.connect(_DIALED_PEER, now=now)
+        self._mark_written(connection)
+        return connection
+
+    def _datagram_bytes(self, peer: Address) -> int:
+        large = self._socket.large_datagrams and is_loopback(peer[0])
+        return DATAGRAM_BYTES_LOOPBACK if large else DATAGRAM_BYTES
+
+    def _configure(self, *, is_client: bool, size: int) -> tuple[QuicConfiguration, _Secrets]:
+        secrets = _Secrets(self._keylog)
+        configuration = QuicConfiguration(
+            alpn_protocols=[ALPN],
+            connection_id_length=CONNECTION_ID_BYTES,
+            idle_timeout=self._idle_timeout_s,
+            is_client=is_client,
+            max_datagram_size=size,
+            secrets_log_file=secrets,
+            # Who the peer is, the proof in CONNECT and PONG decides (DESIGN section 5), bound to this channel.
+            verify_mode=ssl.CERT_NONE,
+        )
+        if not is_client:
+            configuration.certificate = self._credentials.chain[0]
+            configuration.certificate_chain = list(self._credentials.chain[1:])
+            configuration.private_key = self._credentials.private_key
+        return configuration, secrets
+
+    def _adopt(self, connection: Connection, *cids: bytes) -> None:
+        self._connections[connection] = None
+        for cid in cids:
+            self._by_cid[cid] = connection
+            connection._cids[cid] = None
+
+    def _count_half_open(self, connection: Connection, change: int) -> None:
+        if change > 0:
+            self._half_open[connection] = None
+        else:
+            self._half_open.pop(connection, None)
+
+    def _drain_events(self, connection: Connection) -> None:
+        while connection in self._connections:
+            event: events.QuicEvent | None = None
+            with self._contained(connection):
+                event = connection._quic.next_event()
+            if event is None:
+                return
+            self._handle_event(connection, event)
+
+    def _handle_event(self, connection: Connection, event: events.QuicEvent) -> None:
+        handler = connection._handler
+        assert handler is not None
+        if isinstance(event, events.StreamDataReceived):
+            if not connection._lost:
+                handler.stream_data_received(event.stream_id, event.data, event.end_stream)
+        elif isinstance(event, events.StreamReset):
+            if not connection._lost:
+                handler.stream_reset(event.stream_id)
+        elif isinstance(event, events.HandshakeCompleted):
+            connection._binding = connection._secrets.take_binding()
+            if not connection._lost:
+                handler.handshake_completed()
+        elif isinstance(event, events.ConnectionIdIssued):
+            self._by_cid[event.connection_id] = connection
+            connection._cids[event.connection_id] = None
+        elif isinstance(event, events.ConnectionIdRetired):
+            self._by_cid.pop(event.connection_id, None)
+            connection._cids.pop(event.connection_id, None)
+        elif isinstance(event, events.ConnectionTerminated):
+            self._forget(connection)
+            idle = event.reason_phrase == "Idle timeout"
+            self._tell_lost(
+                connection, CloseReason.IDLE if idle else CloseReason.CLOSED_BY_PEER, event.reason_phrase
+            )
+
+    def _close(self, connection: Connection, reason: CloseReason, code: ErrorCode, *, error_code: int) -> None:
+        if connection not in self._connections or connection._lost:
+            return
+        self._flush_one(connection)  # what was written before a close in the same tick is never sent otherwise
+        with self._contained(connection):
+            connection._quic.close(error_code=error_code, reason_phrase=code.value)
+        self._tell_lost(connection, reason, code.value)
+        connection._deadline = inf
+        self._flush_one(connection)
+
+    def _forget(self, connection: Connection) -> None:
+        self._connections.pop(connection, None)
+        self._half_open.pop(connection, None)
+        self._written.pop(connection, None)
+        self._read.pop(connection, None)
+        for cid in connection._cids:
+            self._by_cid.pop(cid, None)
+
+    def _tell_lost(self, connection: Connection, reason: CloseReason, detail: str) -> None:
+        self._half_open.pop(connection, None)
+        if not connection._lost and connection._handler is not None:
+            connection._lost = True
+            connection._handler.connection_lost(reason, detail)
+
+    @contextmanager
+    def _contained(self, connection: Connection) -> Iterator[None]:
+        """The boundary around aioquic: what it raises on hostile input ends one connection and nothing else."""
+        try:
+            yield
+        except Exception as exc:  # a malformed handshake raises almost anything; see MEASURED's traps
+            self.counters.connections_broken += 1
+            logger.warning("connection with %s:%d broken by %s: %s", *connection.path, type(exc).__name__, exc)
+            logger.debug("traceback of the broken connection", exc_info=True)
+            self._forget(connection)
+            self._tell_lost(connection, CloseReason.FAILED, f"{type(exc).__name__}: {exc}")
+
+
+def _destination_cid(data: bytes) -> bytes:
+    """The destination connection id of a datagram's first packet (RFC 9000, section 17); b"" when cut off."""
+    if not data:
+        return b""
+    if data[0] & 0x80:
+        return data[6 : 6 + data[5]] if len(data) > 5 else b""
+    return data[1 : 1 + CONNECTION_ID_BYTES]

@@ -1,0 +1,649 @@
+"""A node: composes sockets, links and services in one visible nursery order.
+
+The only file besides ``testing/`` where randomness comes from; everything below receives it (DESIGN section 3).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from types import TracebackType
+from typing import Final, Self
+
+import attrs
+import trio
+
+from macula_trio._config import NodeConfig, Role, Trust
+from macula_trio._dht.client import DhtSettings, StoreReport
+from macula_trio._dht.service import DhtService
+from macula_trio._events import Event, EventBus
+from macula_trio._identity.files import Identity
+from macula_trio._identity.keys import Credentials
+from macula_trio._identity.record import Kind, Record
+from macula_trio._ids import Contact, NodeId, dht_key
+from macula_trio._net.quic import QuicEndpoint
+from macula_trio._net.udp import UdpNetwork
+from macula_trio._peer.connector import send_once
+from macula_trio._peer.handshake import LEAF, MSGPACK, LocalParty
+from macula_trio._peer.link import QuicLink
+from macula_trio._peer.registry import LinkRegistry
+from macula_trio._pubsub.service import PublishReport, PubSubService, Subscription
+from macula_trio._rpc.service import CallSettings, Handler, RpcService
+from macula_trio._util import Address, format_endpoint, is_unspecified, parse_bootstrap, parse_endpoint, validate_name
+from macula_trio._wire.codec import encode_frame
+from macula_trio._wire.frame import MessageType
+from macula_trio.abc import DatagramNetwork
+from macula_trio.errors import PeerUnavailable
+
+INSTANCE_BYTES: Final = 16
+IDLE_KEEPALIVES: Final = 3  # QUIC's idle time-out in keepalive intervals (DESIGN section 6)
+EVENT_BUFFER: Final = 4096  # events that wait for one reader; what exceeds it is counted as missed
+_ANYWHERE: Final[Address] = ("192.0.2.1", 9)  # TEST-NET-1: only asks the routing table, nothing is ever sent there
+
+
+@attrs.frozen(kw_only=True)
+class PeerInfo:
+    """A node that we have a live link with.
+
+    Attributes:
+      node_id: proven if ``verified``.
+      endpoint: where it says that it can be dialed.
+      dialed: whether we dialed it.
+      verified: whether it proved its id.
+      leaf: whether it is a short-lived client.
+    """
+
+    node_id: NodeId | None
+    endpoint: str | None
+    dialed: bool
+    verified: bool
+    leaf: bool
+
+
+@attrs.frozen(kw_only=True)
+class NodeStatistics:
+    """Counts since the node was opened, and what it holds now.
+
+    Attributes:
+      frames_sent: by name of the message type.
+      frames_received: the same.
+      frames_unknown: of a type that we do not know, skipped.
+      replies_unexpected: late, or to a question that nobody asked.
+      messages_unhandled: known, but not for us.
+      refused: links refused, by reason.
+      links: live links.
+      connections_broken: closed because of what came out of QUIC for the peer's bytes.
+      datagrams_unroutable: garbage on the UDP port.
+      datagrams_lost: that the system did not take.
+      table_size: nodes in the routing table.
+      stored_values: DHT values held for others and for ourselves.
+      calls_running: handlers that run now.
+    """
+
+    frames_sent: Mapping[str, int]
+    frames_received: Mapping[str, int]
+    frames_unknown: int
+    replies_unexpected: int
+    messages_unhandled: int
+    refused: Mapping[str, int]
+    links: int
+    connections_broken: int
+    datagrams_unroutable: int
+    datagrams_lost: int
+    table_size: int
+    stored_values: int
+    calls_running: int
+
+
+class EventStream:
+    """Events of a node while its ``with`` block lasts; an async iterator."""
+
+    def __init__(self, bus: EventBus) -> None:
+        self._bus = bus
+        self._send, self._receive = trio.open_memory_channel[Event](EVENT_BUFFER)
+        self.missed = 0
+
+    def __enter__(self) -> Self:
+        self._bus.listen(self._on_event)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bus.unlisten(self._on_event)
+        self._send.close()
+        self._receive.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        return await self.receive()
+
+    async def receive(self) -> Event:
+        """Wait for the next event."""
+        return await self._receive.receive()
+
+    def _on_event(self, event: Event) -> None:
+        try:
+            self._send.send_nowait(event)
+        except trio.WouldBlock:
+            self.missed += 1
+
+
+class Node:
+    """A member of the mesh; made by `open_node`, alive for its block."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        credentials: Credentials,
+        network: DatagramNetwork,
+        endpoint: str,
+        bootstraps: list[tuple[NodeId | None, Address]],
+    ) -> None:
+        chance = random.Random(os.urandom(32))
+        self._config = config
+        self._events = EventBus(trio.current_time)
+        self._party = LocalParty(
+            credentials=credentials,
+            instance=os.urandom(INSTANCE_BYTES),
+            realm=config.realm,
+            trust=config.trust,
+            capabilities=(LEAF, MSGPACK) if config.leaf else (MSGPACK,),
+            endpoint=endpoint,
+        )
+        self._registry = LinkRegistry(
+            self._party,
+            events=self._events,
+            wall_clock_ms=network.wall_clock_ms,
+            dial_deadline_s=config.dial_deadline_s,
+        )
+        self._dht = DhtService(
+            credentials=credentials,
+            transport=self._registry,
+            events=self._events,
+            wall_clock_ms=network.wall_clock_ms,
+            random_bytes=os.urandom,
+            random_fraction=chance.random,
+            settings=DhtSettings(
+                realm=config.realm,
+                endpoint=endpoint,
+                leaf=config.leaf,
+                bootstraps=tuple((node_id, format_endpoint(address)) for node_id, address in bootstraps),
+                query_deadline_s=config.query_deadline_s,
+                value_ttl_s=config.value_ttl_s,
+            ),
+        )
+        self._registry.on_opened(self._dht.link_opened)
+        self._rpc = RpcService(
+            own=credentials.node_id,
+            transport=self._registry,
+            directory=self._dht,
+            events=self._events,
+            random_bytes=os.urandom,
+            random_below=chance.randrange,
+            settings=CallSettings(
+                timeout_default_s=config.call_timeout_default_s,
+                timeout_max_s=config.call_timeout_max_s,
+                handlers_max=config.handlers_max,
+                handlers_per_caller_max=config.handlers_per_caller_max,
+            ),
+        )
+        self._pubsub = PubSubService(
+            own=credentials.node_id,
+            transport=self._registry,
+            directory=self._dht,
+            events=self._events,
+            random_bytes=os.urandom,
+            buffer=config.subscription_buffer,
+        )
+        self._quic: QuicEndpoint | None = None
+
+    # -- who we are -------------------------------------------------------------------------------------------------
+
+    @property
+    def node_id(self) -> NodeId:
+        """Our id: the hash of our public key."""
+        return self._party.credentials.node_id
+
+    @property
+    def endpoint(self) -> str:
+        """``host:port`` where others dial us."""
+        assert self._party.endpoint is not None
+        return self._party.endpoint
+
+    @property
+    def realm(self) -> str:
+        """The mesh that we belong to."""
+        return self._config.realm
+
+    @property
+    def role(self) -> Role:
+        """``bootstrap``, ``gateway`` or ``edge``."""
+        return self._config.role
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    def advertise(
+        self, procedure: str, handler: Handler, *, metadata: Mapping[str, object] | None = None
+    ) -> AbstractAsyncContextManager[None]:
+        """Offer a procedure to the mesh for the length of the block.
+
+        Entering returns when the nodes closest to the procedure's DHT key have answered, so that a call made
+        afterwards from anywhere finds us.  Leaving is prompt: the withdrawal runs behind the scenes.
+
+        Args:
+          procedure: dotted name.
+          handler: ``async def handler(call: Call) -> object``; what it returns is JSON-like or bytes.  It runs in a
+            task of the node under the caller's deadline.  `Reject` is an answer; any other exception becomes
+            ``internal_error`` at the caller.
+          metadata: small map kept in the DHT beside the advertisement.
+
+        Raises:
+          AlreadyAdvertised: this node has a handler for it.
+          ValueError: not a valid name.
+        """
+        return self._rpc.advertise(procedure, handler, metadata=metadata or {})
+
+    async def call(
+        self,
+        procedure: str,
+        args: object = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        select: str = "random",
+        idempotent: bool = False,
+    ) -> object:
+        """Call a procedure somewhere in the mesh and return what its handler returned.
+
+        The remaining time of your cancel scope travels with the call; when it expires, or when you are cancelled
+        otherwise, the handler is cancelled too.  Outside any deadline ``call_timeout_default_s`` applies.
+
+        Args:
+          procedure: dotted name.
+          args: JSON-like value, or bytes.
+          headers: small texts for the handler.
+          select: how to choose among providers: ``random``, ``round_robin`` or ``first``.
+          idempotent: the call may be made again elsewhere even when it may have run.
+
+        Raises:
+          NoProviders: nobody advertises it.
+          RemoteCallError: the handler, or its node, answered with an error.
+          PeerUnavailable: no provider could be reached, or the link ended under way.
+          CallTimeout: no reply within the default time, or the provider gave up at the deadline.
+          ValueError: not a valid name, or not a known way to select.
+        """
+        return await self._rpc.call(procedure, args, headers=headers, select=select, idempotent=idempotent)
+
+    async def find_providers(self, procedure: str) -> list[Contact]:
+        """Ask the mesh who advertises a procedure."""
+        validate_name(procedure, what="procedure")
+        return await self._dht.find(dht_key(procedure), "service")
+
+    # -- messages -----------------------------------------------------------------------------------------------------
+
+    def subscribe(self, topic: str, *, buffer: int | None = None) -> AbstractAsyncContextManager[Subscription]:
+        """Receive the messages of a topic for the length of the block.
+
+        Entering returns when the nodes closest to the topic's DHT key know of it.
+
+        Args:
+          topic: dotted name, without wildcards for now.
+          buffer: messages that wait to be taken before the oldest is dropped and counted; the node's
+            ``subscription_buffer`` by default.
+
+        Raises:
+          ValueError: not a valid topic.
+        """
+        return self._pubsub.subscribe(topic, buffer=buffer)
+
+    async def publish(
+        self, topic: str, payload: object, *, headers: Mapping[str, str] | None = None, qos: int = 0
+    ) -> PublishReport:
+        """Send a message to every node that subscribes to a topic, ours included.
+
+        Args:
+          topic: dotted name.
+          payload: JSON-like value, or bytes.
+          headers: small texts for the subscribers.
+          qos: 0, at most once; 1 is not available yet.
+
+        Returns:
+          What became of it at every node that subscribes.
+
+        Raises:
+          ValueError: not a valid topic, or not a quality of service that is available.
+          LocalProtocolError: the payload cannot be encoded.
+        """
+        if qos != 0:
+            raise ValueError(f"qos: {qos!r} is not available yet; use 0")
+        return await self._pubsub.publish(topic, payload, headers=headers)
+
+    async def find_subscribers(self, topic: str) -> list[Contact]:
+        """Ask the mesh who subscribes to a topic."""
+        validate_name(topic, what="topic")
+        return await self._dht.find(dht_key(topic), "subscriber")
+
+    # -- the DHT ------------------------------------------------------------------------------------------------------
+
+    async def find_node(self, target: bytes) -> list[Contact]:
+        """The k nodes closest to a 32-byte id or key, nearest first, as the network knows them."""
+        return await self._dht.client.find_node(target)
+
+    async def store(
+        self, key: bytes, metadata: Mapping[str, object], *, kind: Kind = "service", quorum: int = 0
+    ) -> StoreReport:
+        """Sign a value of ours and store it once with the k nodes closest to ``key``; it is not renewed.
+
+        Args:
+          key: 32 bytes.
+          metadata: small map; texts come back as bytes.
+          kind: which of our two values under this key.
+          quorum: how many replicas must confirm, ourselves included.
+
+        Raises:
+          QuorumNotReached: fewer did; some may hold it.
+        """
+        return await self._dht.client.store(key, kind, metadata, quorum=quorum)
+
+    async def find_value(self, key: bytes, *, kind: Kind | None = None) -> list[Record]:
+        """Ask the network for the values under a 32-byte key: verified, one per owner and kind, the newest each."""
+        return await self._dht.client.find_value(key, kind)
+
+    # -- everything else ------------------------------------------------------------------------------------------------
+
+    async def send_message(self, target: Contact, message_type: MessageType, body: Mapping[str, object]) -> None:
+        """Send one frame to a node over its live link, dialing it when there is none; nobody confirms.
+
+        Raises:
+          PeerUnavailable: it cannot be reached.
+          TrustError: somebody else answered, or one side refuses the other.
+          LocalProtocolError: the body cannot be encoded.
+        """
+        frame = encode_frame(message_type, body)
+        link = await self._registry.link_to(target)
+        link.send_frame_nowait(frame)
+
+    def peers(self) -> list[PeerInfo]:
+        """The nodes that we have a live link with."""
+        return [_peer_info(link) for link in self._registry.links]
+
+    def known_nodes(self) -> list[Contact]:
+        """The nodes in our routing table, nearest first."""
+        return self._dht.known_nodes()
+
+    def stored_values(self) -> list[Record]:
+        """The DHT values that this node holds, for itself and for others, withdrawn ones included."""
+        return self._dht.stored_values()
+
+    async def ping(self, target: Contact) -> float:
+        """Round-trip time to a node over its link, in seconds.
+
+        Raises:
+          PeerUnavailable: it cannot be reached.
+          TrustError: somebody else answered, or one side refuses the other.
+        """
+        return await self._dht.client.ping(target)
+
+    async def ping_endpoint(self, endpoint: str) -> tuple[Contact, float]:
+        """Dial a numeric endpoint and measure; tells also who answered.
+
+        Raises:
+          PeerUnavailable: nobody answers there.
+          TrustError: one side refuses the other.
+        """
+        link = await self._registry.dial_endpoint(endpoint)
+        if link.node_id is None:
+            raise PeerUnavailable(f"{endpoint} did not say who it is")
+        contact = Contact(node_id=link.node_id, endpoint=endpoint)
+        return contact, await self._dht.client.ping(contact)
+
+    async def wait_joined(self) -> None:
+        """Wait until another node was found; at once when there is no bootstrap to ask."""
+        await self._dht.wait_joined()
+
+    def events(self) -> EventStream:
+        """What happens in this node: ``with node.events() as events: async for event in events: ...``."""
+        return EventStream(self._events)
+
+    def statistics(self) -> NodeStatistics:
+        """Counts so far."""
+        assert self._quic is not None
+        frames, datagrams = self._registry.counters, self._quic.counters
+        return NodeStatistics(
+            frames_sent=dict(frames.sent),
+            frames_received=dict(frames.received),
+            frames_unknown=frames.unknown_type,
+            replies_unexpected=frames.unexpected,
+            messages_unhandled=frames.unhandled,
+            refused=dict(frames.refused),
+            links=len(self._registry.links),
+            connections_broken=datagrams.connections_broken,
+            datagrams_unroutable=datagrams.datagrams_unroutable,
+            datagrams_lost=self._quic.datagrams_lost,
+            table_size=len(self._dht.known_nodes()),
+            stored_values=len(self._dht.stored_values()),
+            calls_running=self._rpc.running,
+        )
+
+    async def _join(self) -> None:
+        with trio.move_on_after(self._config.join_deadline_s) as scope:
+            await self._dht.wait_joined()
+        if not scope.cancelled_caught:
+            return
+        bootstraps = ", ".join(self._config.bootstrap)
+        if self._config.require_bootstrap:
+            seconds = self._config.join_deadline_s
+            raise PeerUnavailable(f"no bootstrap node answered within {seconds:g} s: {bootstraps}")
+        self._events.emit("node.join_delayed", bootstrap=bootstraps)
+
+    async def _say_goodbye(self) -> None:
+        with trio.move_on_after(self._config.close_deadline_s, shield=True):
+            await self._dht.wait_withdrawn()
+        self._registry.close_links("the node is closing")
+
+
+@asynccontextmanager
+async def open_node(
+    config: NodeConfig, *, identity: Identity | None = None, network: DatagramNetwork | None = None
+) -> AsyncGenerator[Node, None]:
+    """Be a member of the mesh for the length of the block.
+
+    Entering returns once the node has joined, or after ``join_deadline_s``, when it goes on trying behind the scenes.
+    Leaving withdraws what was advertised and says goodbye to the peers, for at most ``close_deadline_s``, also when
+    being cancelled; no task and no socket is left.  An exception of the body arrives as it is.
+
+    Args:
+      config: how to behave.
+      identity: who we are; a new one by default.
+      network: real UDP by default.
+
+    Raises:
+      OSError: the listen address is in use or not ours, or a bootstrap name does not resolve.
+      PeerUnavailable: no bootstrap node answered and ``require_bootstrap`` is set.
+    """
+    credentials = identity or Identity.generate()
+    network = network or UdpNetwork()
+    host, port = parse_endpoint(config.listen, port_min=0)
+    bootstraps = [await _resolve_bootstrap(network, entry) for entry in config.bootstrap]
+    socket = await network.bind((await network.resolve(host), port))
+    body_error: BaseException | None = None
+    failure: BaseException | None = None
+    try:
+        node = Node(config, credentials, network, _own_endpoint(config, network, socket.address, bootstraps), bootstraps)
+        node._quic = quic = QuicEndpoint(
+            socket,
+            credentials,
+            accept=node._registry.accept,
+            idle_timeout_s=IDLE_KEEPALIVES * config.keepalive_s,
+            random_bytes=os.urandom,
+        )
+        async with _open_service_nursery() as services:
+            await services.start(quic.serve)
+            await services.start(partial(node._registry.serve, quic))
+            await services.start(node._rpc.serve)
+            await services.start(node._dht.serve)
+            try:
+                await node._join()
+                yield node
+            except BaseException as exc:
+                body_error = exc
+                raise
+            finally:
+                await node._say_goodbye()
+    except BaseExceptionGroup as group:
+        failure = _prefer_body_error(group, body_error)
+    finally:
+        socket.close()
+    if failure is not None:
+        raise failure  # outside of ``except``: no group in its context
+
+
+async def send_message(
+    endpoint: str,
+    message_type: MessageType,
+    body: Mapping[str, object],
+    *,
+    identity: Identity | None = None,
+    realm: str | None = None,
+    trust: Trust | None = None,
+    linger: float = 0.1,
+    dial_deadline_s: float = 5.0,
+    network: DatagramNetwork | None = None,
+) -> None:
+    """The v0.8 peer connector: connect, write one frame, linger, close.  Fire and forget, owned by your nursery.
+
+    By default both sides prove who they are first, and the linger is cut short when the peer has shown that it read
+    the frame.  Under `Trust.unverified` exactly what v0.8 does: connect, write, sleep ``linger``, close.
+
+    Args:
+      endpoint: ``host:port``.
+      message_type: of the frame.
+      body: of the frame.
+      identity: who we are; a new one by default.
+      realm: needed but under `Trust.unverified`.
+      trust: `Trust.open` by default.
+      linger: seconds.
+      dial_deadline_s: for the connection and both proofs.
+      network: real UDP by default.
+
+    Raises:
+      PeerUnavailable: nobody answered, or the connection ended too early.
+      TrustError: one side refused the other.
+      LocalProtocolError: the body cannot be encoded.
+      ValueError: a malformed endpoint, or no realm.
+      OSError: the name does not resolve.
+    """
+    trust = trust or Trust.open()
+    if realm is None and trust.kind != "unverified":
+        raise ValueError("realm: a proof names its realm; give one, or speak v0.8 by trust=Trust.unverified()")
+    frame = encode_frame(message_type, body)
+    network = network or UdpNetwork()
+    host, port = parse_endpoint(endpoint)
+    party = LocalParty(
+        credentials=identity or Identity.generate(),
+        instance=os.urandom(INSTANCE_BYTES),
+        realm=realm or "",
+        trust=trust,
+        capabilities=(LEAF,),
+    )
+    await send_once(
+        network,
+        party,
+        (await network.resolve(host), port),
+        frame,
+        linger_s=linger,
+        dial_deadline_s=dial_deadline_s,
+        random_bytes=os.urandom,
+    )
+
+
+async def _resolve_bootstrap(network: DatagramNetwork, entry: str) -> tuple[NodeId | None, Address]:
+    node_id, (host, port) = parse_bootstrap(entry)
+    return node_id, (await network.resolve(host), port)
+
+
+def _own_endpoint(
+    config: NodeConfig,
+    network: DatagramNetwork,
+    bound: Address,
+    bootstraps: list[tuple[NodeId | None, Address]],
+) -> str:
+    """What we tell others; a wildcard is replaced by our address on the route to the bootstrap."""
+    if config.advertise is not None:
+        return config.advertise
+    host, port = bound
+    if is_unspecified(host):
+        try:
+            host = network.source_host(bootstraps[0][1] if bootstraps else _ANYWHERE)
+        except OSError:  # a machine without any route: only itself can reach it
+            host = "::1" if ":" in host else "127.0.0.1"
+    return format_endpoint((host, port))
+
+
+def _peer_info(link: QuicLink) -> PeerInfo:
+    return PeerInfo(
+        node_id=link.node_id,
+        endpoint=link.endpoint,
+        dialed=link.is_dialed,
+        verified=link.verified,
+        leaf=LEAF in link.capabilities,
+    )
+
+
+@asynccontextmanager
+async def _open_service_nursery() -> AsyncGenerator[trio.Nursery, None]:
+    """A nursery whose children outlive the body's cancellation, never the block.
+
+    Withdrawals and farewells need the pump and the links after the body was cancelled.
+    """
+    shield = trio.CancelScope(shield=True)
+    opened = trio.Event()
+    nurseries: list[trio.Nursery] = []
+
+    async def hold() -> None:
+        with shield:
+            async with trio.open_nursery() as services:
+                nurseries.append(services)
+                opened.set()
+                await trio.sleep_forever()
+
+    async with trio.open_nursery() as supervisor:
+        supervisor.start_soon(hold)
+        try:
+            # Not ``supervisor.start``: cancelled during it, Trio would wait for a child that the shield keeps
+            # alive.  ``hold`` gets to ``opened.set()`` without a checkpoint that could be cancelled.
+            with trio.CancelScope(shield=True):
+                await opened.wait()
+            yield nurseries[0]
+        finally:
+            shield.cancel()
+
+
+def _prefer_body_error(
+    group: BaseExceptionGroup[BaseException], body_error: BaseException | None
+) -> BaseException:
+    """The one exception that a block which hides a nursery raises: nobody should have to write ``except*``.
+
+    Ctrl-C first, then the body's own error, then whatever made a task of the node fail.
+    """
+    urgent = group.subgroup((KeyboardInterrupt, SystemExit))
+    if urgent is not None:
+        return _sole_leaf(urgent)
+    if body_error is not None and not isinstance(body_error, trio.Cancelled):
+        return body_error
+    _, failures = group.split(trio.Cancelled)
+    if failures is None:
+        return group if body_error is None else body_error
+    return _sole_leaf(failures)
+
+
+def _sole_leaf(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+

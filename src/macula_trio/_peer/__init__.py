@@ -1,0 +1,1 @@
+"""Relationships with other nodes: proofs, links, who dials whom."""

@@ -1,0 +1,185 @@
+"""CONNECT and PONG: who the peer is, decided before anything else it says is looked at (DESIGN section 5).
+
+Sans-IO: takes the messages and the channel binding, gives messages and a verdict.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+from macula_trio._config import Trust
+from macula_trio._identity.keys import Credentials, load_chain, node_id_of, spki, verify
+from macula_trio._identity.proof import Side, proof_data
+from macula_trio._ids import ID_BYTES, NodeId
+from macula_trio._wire.messages import Connect, Pong
+from macula_trio.errors import ErrorCode, RealmMismatch, RemoteProtocolError, TrustError
+
+UNKNOWN_PEER: Final = bytes(ID_BYTES)  # CONNECT's peer_node_id of a dialer that knows only an address
+HANDSHAKE_PAYLOAD_BYTES_MAX: Final = 16 * 1024  # CONNECT with a chain of RSA certificates fits; floods do not
+CAPABILITIES_MAX: Final = 32  # each is remembered for as long as the link lives
+
+LEAF: Final = "leaf"
+"""Capability of a short-lived client: never in routing tables."""
+
+MSGPACK: Final = "msgpack"
+"""Capability of a node that takes MessagePack as the payload of calls and messages."""
+
+
+@attrs.define(eq=False, kw_only=True)
+class LocalParty:
+    """What we say of ourselves in every CONNECT and PONG.
+
+    Attributes:
+      endpoint: where others dial us; None while it is not known.
+      instance: 16 random bytes per run of this node.
+    """
+
+    credentials: Credentials
+    instance: bytes
+    realm: str
+    trust: Trust
+    capabilities: tuple[str, ...] = ()
+    endpoint: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class RemoteParty:
+    """What is known of a peer once its CONNECT or PONG was accepted.
+
+    Attributes:
+      node_id: proven when ``verified``, else claimed or None.
+      instance: None for a v0.8 peer.
+    """
+
+    node_id: NodeId | None
+    verified: bool
+    instance: bytes | None = None
+    capabilities: frozenset[str] = frozenset()
+    endpoint: str | None = None
+
+
+ANONYMOUS: Final = RemoteParty(node_id=None, verified=False)
+"""A v0.8 peer that speaks without CONNECT."""
+
+
+def make_connect(party: LocalParty, *, binding: bytes, peer: NodeId | None) -> Connect:
+    """The dialer's first frame.
+
+    Args:
+      party: us.
+      binding: of this connection.
+      peer: whom we dial for, None when only the address is known.
+    """
+    peer_node_id = peer or UNKNOWN_PEER
+    return Connect(
+        node_id=party.credentials.node_id,
+        realm_id=party.realm,
+        capabilities=party.capabilities,
+        endpoint=party.endpoint,
+        instance=party.instance,
+        certificate_chain=party.credentials.chain_der,
+        peer_node_id=peer_node_id,
+        proof=_prove(party, "dialer", binding, peer_node_id),
+    )
+
+
+def accept_connect(party: LocalParty, connect: Connect, *, binding: bytes) -> RemoteParty:
+    """Judge the first frame of a peer that dialed us.
+
+    Raises:
+      RealmMismatch: it belongs to another realm.
+      TrustError: its proof is missing or bad, or it is not whom it may be.
+      RemoteProtocolError: what it announces exceeds the limits.
+    """
+    if connect.realm_id != party.realm:
+        raise RealmMismatch(f"peer is in realm {connect.realm_id!r}, we are in {party.realm!r}")
+    if connect.peer_node_id not in (None, UNKNOWN_PEER, party.credentials.node_id):
+        raise TrustError("peer dialed for another node than us")
+    return _judge(party, connect, "dialer", binding=binding, addressed_to=connect.peer_node_id or UNKNOWN_PEER)
+
+
+def make_pong(party: LocalParty, *, binding: bytes, peer: RemoteParty, timestamp: int, server_time: int) -> Pong:
+    """The listener's answer to an accepted CONNECT; a v0.8 peer reads the two times only."""
+    peer_node_id = peer.node_id or UNKNOWN_PEER
+    return Pong(
+        timestamp=timestamp,
+        server_time=server_time,
+        node_id=party.credentials.node_id,
+        instance=party.instance,
+        capabilities=party.capabilities,
+        endpoint=party.endpoint,
+        certificate_chain=party.credentials.chain_der,
+        peer_node_id=peer_node_id,
+        proof=_prove(party, "listener", binding, peer_node_id),
+    )
+
+
+def accept_pong(party: LocalParty, pong: Pong, *, binding: bytes, peer: NodeId | None) -> RemoteParty:
+    """Judge the listener's answer to our CONNECT.
+
+    Args:
+      party: us.
+      pong: the answer.
+      binding: of this connection.
+      peer: whom we dialed for, None when only the address was known.
+
+    Raises:
+      TrustError: the proof is missing or bad, or somebody else than ``peer`` answers.
+      RemoteProtocolError: what it announces exceeds the limits.
+    """
+    own = party.credentials.node_id
+    if pong.proof is not None and pong.peer_node_id != own:
+        raise TrustError("peer answers to another node than us")
+    remote = _judge(party, pong, "listener", binding=binding, addressed_to=own)
+    if peer is not None and remote.node_id != peer:
+        found = "no node id" if remote.node_id is None else f"node {remote.node_id}"
+        raise TrustError(f"dialed node {peer}, but {found} answered")
+    return remote
+
+
+def refusal_code(error: Exception) -> ErrorCode:
+    """How a refused peer is told why (the reason of DISCONNECT)."""
+    if isinstance(error, RealmMismatch):
+        return ErrorCode.REALM_MISMATCH
+    if isinstance(error, RemoteProtocolError):
+        return error.code
+    return ErrorCode.BAD_PROOF
+
+
+def _prove(party: LocalParty, side: Side, binding: bytes, peer_node_id: bytes) -> bytes:
+    own = party.credentials
+    return own.sign(
+        proof_data(side, binding=binding, node_id=own.node_id, peer_node_id=peer_node_id, realm=party.realm)
+    )
+
+
+def _judge(
+    party: LocalParty, hello: Connect | Pong, side: Side, *, binding: bytes, addressed_to: bytes
+) -> RemoteParty:
+    """Check the proof in a CONNECT or PONG; without one, ask the trust policy."""
+    if len(hello.capabilities) > CAPABILITIES_MAX:
+        raise RemoteProtocolError(f"peer announces {len(hello.capabilities)} capabilities", code=ErrorCode.LIMIT_EXCEEDED)
+    verified = hello.proof is not None
+    if hello.proof is not None:
+        if hello.node_id is None or hello.certificate_chain is None or hello.instance is None:
+            raise TrustError("proof without node_id, instance or certificate_chain")
+        key = load_chain(hello.certificate_chain)
+        if node_id_of(spki(key)) != hello.node_id:
+            raise TrustError("node_id is not that of the certificate's key")
+        data = proof_data(
+            side, binding=binding, node_id=hello.node_id, peer_node_id=addressed_to, realm=party.realm
+        )
+        verify(key, hello.proof, data)
+    elif party.trust.kind != "unverified":
+        raise TrustError("peer proves nothing; only Trust.unverified() talks to such peers")
+    if hello.node_id == party.credentials.node_id:
+        raise TrustError("peer has our own node id")
+    return RemoteParty(
+        node_id=None if hello.node_id is None else NodeId(hello.node_id),
+        verified=verified,
+        instance=hello.instance,
+        capabilities=frozenset(hello.capabilities),
+        endpoint=hello.endpoint,
+    )

@@ -1,0 +1,505 @@
+"""A link: one live relationship with one peer over one connection (DESIGN sections 5 to 7).
+
+Frames travel on one long-lived control stream.  Nothing that a peer says is looked at before it has proven who
+it is, save under `Trust.unverified`.  Everything runs in the pump's callbacks or in the caller's task: a link has
+no task of its own.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import attrs
+import trio
+
+from macula_trio._events import EventBus
+from macula_trio._ids import NodeId
+from macula_trio._net.quic import CONTROL_STREAM, CloseReason, Connection
+from macula_trio._peer.handshake import (
+    ANONYMOUS,
+    HANDSHAKE_PAYLOAD_BYTES_MAX,
+    LocalParty,
+    RemoteParty,
+    accept_connect,
+    accept_pong,
+    make_connect,
+    make_pong,
+    refusal_code,
+)
+from macula_trio._util import Address, format_endpoint, numeric_endpoint
+from macula_trio._wire import messages as wire
+from macula_trio._wire.codec import FrameDecoder, decode_message, encode_message
+from macula_trio._wire.frame import MAX_PAYLOAD, Frame, MessageType
+from macula_trio.abc import Link, Message, MessageHandler, ReplyT
+from macula_trio.errors import ErrorCode, MeshError, PeerUnavailable, RealmMismatch, RemoteProtocolError, TrustError
+
+ASKS_MAX: Final = 4096  # unanswered requests of ours on one link; each is remembered until its end
+
+_QUIC_REFUSED: Final = 1  # QUIC application error code of every close that is not a farewell
+_TRUST_REFUSALS: Final[Mapping[ErrorCode | None, type[TrustError]]] = {
+    ErrorCode.BAD_PROOF: TrustError,
+    ErrorCode.PROOF_REQUIRED: TrustError,
+    ErrorCode.WRONG_PEER: TrustError,
+    ErrorCode.OWN_IDENTITY: TrustError,
+    ErrorCode.REALM_MISMATCH: RealmMismatch,
+}
+
+
+class LinkState(enum.Enum):
+    """Where a link is in its life; only ever moves down this list."""
+
+    CONNECTING = "connecting"  # TLS, or waiting for the peer's CONNECT or PONG
+    LIVE = "live"
+    CLOSED = "closed"
+
+
+@attrs.define(eq=False)
+class LinkCounters:
+    """Frames of all links of a node.  Only ever grows."""
+
+    sent: Counter[str] = attrs.field(factory=Counter)
+    received: Counter[str] = attrs.field(factory=Counter)
+    unknown_type: int = 0
+    unexpected: int = 0
+    unhandled: int = 0
+    refused: Counter[str] = attrs.field(factory=Counter)
+
+
+@attrs.define(eq=False, kw_only=True)
+class LinkContext:
+    """What all links of a node share.
+
+    Attributes:
+      party: what we say of ourselves.
+      handlers: who takes the messages that peers send on their own.
+      wall_clock_ms: Unix time, for PONG's ``server_time``.
+      opened: called when a link becomes live.
+      closed: called when a link that was live has ended.
+    """
+
+    party: LocalParty
+    handlers: Mapping[type[Message], MessageHandler[Any]]
+    wall_clock_ms: Callable[[], int]
+    events: EventBus
+    opened: Callable[[QuicLink], None]
+    closed: Callable[[QuicLink], None]
+    counters: LinkCounters = attrs.field(factory=LinkCounters)
+
+
+@attrs.define(eq=False)
+class _Pending:
+    """One request of ours that waits for its reply."""
+
+    done: trio.Event = attrs.field(factory=trio.Event)
+    outcome: Message | MeshError | None = None
+
+    def resolve(self, outcome: Message | MeshError) -> None:
+        self.outcome = outcome
+        self.done.set()
+
+
+def correlation_of(message: Message) -> tuple[str, object] | None:
+    """What a request and its reply have in common; None for messages that stand alone."""
+    match message:
+        case wire.Call(call_id=call_id) | wire.Reply(call_id=call_id):
+            return "call", call_id
+        case wire.Ping(timestamp=timestamp) | wire.Pong(timestamp=timestamp):
+            return "ping", timestamp
+        case (
+            wire.FindNode(correlation_id=correlation_id)
+            | wire.FindNodeReply(correlation_id=correlation_id)
+            | wire.FindValue(correlation_id=correlation_id)
+            | wire.FindValueReply(correlation_id=correlation_id)
+            | wire.Store(correlation_id=correlation_id)
+            | wire.StoreReply(correlation_id=correlation_id)
+        ):
+            return "query", correlation_id
+    return None
+
+
+_REPLIES: Final = (wire.Reply, wire.Pong, wire.FindNodeReply, wire.FindValueReply, wire.StoreReply)
+
+
+class QuicLink:
+    """`macula_trio.abc.Link` over one QUIC connection; also that connection's handler.
+
+    Args:
+      context: shared by the links of a node.
+      connection: just dialed or accepted.
+      expected: whom we dial for; None when only the address is known, or when the peer dialed us.
+    """
+
+    def __init__(self, context: LinkContext, connection: Connection, *, expected: NodeId | None = None) -> None:
+        self._context = context
+        self._connection = connection
+        self._expected = expected
+        self._state = LinkState.CONNECTING
+        self._settled = trio.Event()  # live or closed
+        self._error: MeshError | None = None
+        self._peer: RemoteParty | None = None
+        self._decoders: dict[int, FrameDecoder] = {}
+        self._pending: dict[tuple[str, object], _Pending] = {}
+        self._close_callbacks: dict[Callable[[], None], None] = {}
+
+    # -- what others see ----------------------------------------------------------------------------------------
+
+    @property
+    def node_id(self) -> NodeId | None:
+        """The peer's id: proven if `verified`, else claimed or None."""
+        return None if self._peer is None else self._peer.node_id
+
+    @property
+    def verified(self) -> bool:
+        """Whether the peer proved its id."""
+        return self._peer is not None and self._peer.verified
+
+    @property
+    def instance(self) -> bytes | None:
+        """Which run of the peer this is."""
+        return None if self._peer is None else self._peer.instance
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What the peer announced."""
+        return frozenset() if self._peer is None else self._peer.capabilities
+
+    @property
+    def endpoint(self) -> str | None:
+        """Where the peer says that it can be dialed."""
+        return None if self._peer is None else self._peer.endpoint
+
+    @property
+    def proven_endpoint(self) -> str | None:
+        """The announced endpoint when this link shows that it reaches the peer.
+
+        A node listens and dials on one socket, so an announced endpoint that is where the peer's datagrams come
+        from has been shown by QUIC's own address validation to reach it (docs/design/routing-table.md).
+        """
+        if self.endpoint is None:
+            return None
+        try:
+            announced = numeric_endpoint(self.endpoint)
+        except ValueError:
+            return None
+        return format_endpoint(announced) if announced == self.peer_address else None
+
+    @property
+    def is_dialed(self) -> bool:
+        """Whether we dialed it."""
+        return self._connection.is_dialed
+
+    @property
+    def peer_address(self) -> Address:
+        """Where its datagrams come from."""
+        return self._connection.path
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has ended."""
+        return self._state is LinkState.CLOSED
+
+    async def wait_live(self) -> None:
+        """Wait until both sides have accepted each other.
+
+        Raises:
+          PeerUnavailable: the connection ended before.
+          TrustError: one of the two refused the other.
+          RemoteProtocolError: the peer broke the rules.
+        """
+        await self._settled.wait()
+        if self._error is not None and self._peer is None:
+            raise self._error
+
+    def send_nowait(self, message: Message) -> None:
+        """Put one message on the control stream."""
+        self._send_on(CONTROL_STREAM, message)
+
+    def send_frame_nowait(self, frame: bytes) -> None:
+        """Put one encoded frame on the control stream.
+
+        Raises:
+          PeerUnavailable: the link is not live.
+        """
+        self._require_live()
+        self._write_frame(CONTROL_STREAM, frame)
+
+    async def ask(self, request: Message, reply_type: type[ReplyT]) -> ReplyT:
+        """Send a request and wait for its reply."""
+        key = correlation_of(request)
+        assert key is not None and key[1] is not None, "not a request"
+        assert key not in self._pending, "correlation used twice"
+        if len(self._pending) >= ASKS_MAX:
+            raise PeerUnavailable(f"{self._label()}: {ASKS_MAX} requests are waiting for their answers already")
+        pending = self._pending[key] = _Pending()
+        try:
+            self.send_nowait(request)
+            await pending.done.wait()
+        finally:
+            del self._pending[key]
+        if isinstance(pending.outcome, reply_type):
+            return pending.outcome
+        if isinstance(pending.outcome, MeshError):
+            raise pending.outcome
+        raise RemoteProtocolError(
+            f"{self._label()} answered by {type(pending.outcome).__name__}", code=ErrorCode.UNEXPECTED_MESSAGE
+        )
+
+    def add_close_callback(self, callback: Callable[[], None]) -> None:
+        """Call back once at the end."""
+        if self.is_closed:
+            callback()
+        else:
+            self._close_callbacks[callback] = None
+
+    def remove_close_callback(self, callback: Callable[[], None]) -> None:
+        """Forget a callback."""
+        self._close_callbacks.pop(callback, None)
+
+    def close(self, code: ErrorCode = ErrorCode.NORMAL, message: str = "") -> None:
+        """Say DISCONNECT, flush and close, now."""
+        if self.is_closed:
+            return
+        if self._connection.binding and (self._peer is not None or code is not ErrorCode.NORMAL):
+            self._write(CONTROL_STREAM, wire.Disconnect(reason=code.value, message=message))
+        self._error = self._error or PeerUnavailable(f"{self._label()}: link was closed: {message or code.value}")
+        self._connection.close(code, error_code=0 if code is ErrorCode.NORMAL else _QUIC_REFUSED)
+
+    # -- the connection's handler --------------------------------------------------------------------------------
+
+    def handshake_completed(self) -> None:
+        """TLS is through: the dialer introduces itself."""
+        if self.is_dialed:
+            binding = self._connection.binding
+            self._write(CONTROL_STREAM, make_connect(self._context.party, binding=binding, peer=self._expected))
+
+    def stream_data_received(self, stream_id: int, data: bytes, end_stream: bool) -> None:
+        """Cut frames and act on each."""
+        try:
+            decoder = self._decoders.get(stream_id)
+            if decoder is None:
+                decoder = self._decoders[stream_id] = FrameDecoder(payload_max=self._payload_max(stream_id))
+            decoder.receive_data(data)
+            while (frame := decoder.next_frame()) is not None:
+                self._frame_received(stream_id, frame)
+                if self.is_closed:
+                    return
+                decoder.payload_max = self._payload_max(stream_id)
+            if end_stream:
+                decoder.end()
+                del self._decoders[stream_id]
+                if stream_id == CONTROL_STREAM and self.verified:
+                    self._peer_left(ErrorCode.NORMAL, "")
+        except RemoteProtocolError as exc:
+            self._refuse(exc)
+
+    def stream_reset(self, stream_id: int) -> None:
+        """Without its control stream a link is nothing."""
+        self._decoders.pop(stream_id, None)
+        if stream_id == CONTROL_STREAM:
+            self.close(ErrorCode.UNEXPECTED_MESSAGE, "the control stream was reset")
+
+    def connection_lost(self, reason: CloseReason, detail: str) -> None:
+        """Tell everybody who waits."""
+        was_live = self._state is LinkState.LIVE
+        self._state = LinkState.CLOSED
+        if self._error is None:
+            text = f"{self._label()}: {reason.value}" + (f" ({detail})" if detail else "")
+            self._error = _farewell(_code(detail), text)
+        for pending in self._pending.values():
+            pending.resolve(PeerUnavailable(str(self._error)))
+        self._decoders.clear()
+        self._settled.set()
+        callbacks, self._close_callbacks = self._close_callbacks, {}
+        for callback in callbacks:
+            callback()
+        if was_live:
+            self._context.events.emit("link.closed", peer=_hex(self.node_id), reason=str(self._error))
+            self._context.closed(self)
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _label(self) -> str:
+        at = format_endpoint(self.peer_address)
+        return f"node {self.node_id.short} at {at}" if self.node_id else f"peer at {at}"
+
+    def _payload_max(self, stream_id: int) -> int:
+        """Before the proof one small frame on the control stream is all that a peer may send."""
+        if self._state is LinkState.LIVE or self._context.party.trust.kind == "unverified":
+            return MAX_PAYLOAD
+        if stream_id != CONTROL_STREAM:
+            raise RemoteProtocolError("a second stream before the proof", code=ErrorCode.PROOF_REQUIRED)
+        return HANDSHAKE_PAYLOAD_BYTES_MAX
+
+    def _frame_received(self, stream_id: int, frame: Frame) -> None:
+        message = None if frame.body is None else decode_message(frame)
+        if message is None:
+            self._context.counters.unknown_type += 1
+            if self._state is not LinkState.LIVE:
+                raise RemoteProtocolError("an unknown message before the proof", code=ErrorCode.PROOF_REQUIRED)
+            return
+        self._context.counters.received[MessageType(frame.type).name] += 1
+        if isinstance(message, wire.Disconnect):
+            self._peer_left(_code(message.reason), message.message)
+        elif self._state is LinkState.CONNECTING:
+            self._first_message(stream_id, message)
+        else:
+            self._dispatch(stream_id, message)
+
+    def _first_message(self, stream_id: int, message: Message) -> None:
+        party, binding = self._context.party, self._connection.binding
+        unverified = party.trust.kind == "unverified"
+        try:
+            if self.is_dialed:
+                if not isinstance(message, wire.Pong):
+                    raise RemoteProtocolError("expected PONG first", code=ErrorCode.UNEXPECTED_MESSAGE)
+                self._become_live(accept_pong(party, message, binding=binding, peer=self._expected))
+            elif isinstance(message, wire.Connect):
+                remote = accept_connect(party, message, binding=binding)
+                now = self._context.wall_clock_ms()
+                pong = make_pong(party, binding=binding, peer=remote, timestamp=now, server_time=now)
+                self._write(stream_id, pong)
+                self._become_live(remote)
+            elif unverified:
+                self._become_live(ANONYMOUS)
+                self._dispatch(stream_id, message)
+            else:
+                raise RemoteProtocolError("expected CONNECT first", code=ErrorCode.PROOF_REQUIRED)
+        except (TrustError, RemoteProtocolError) as exc:
+            self._refuse(exc)
+
+    def _become_live(self, peer: RemoteParty) -> None:
+        self._peer = peer
+        self._state = LinkState.LIVE
+        self._connection.proven()
+        self._settled.set()
+        self._context.events.emit(
+            "link.opened",
+            peer=_hex(self.node_id),
+            endpoint=self.endpoint,
+            dialed=self.is_dialed,
+            verified=self.verified,
+        )
+        self._context.opened(self)
+
+    def _dispatch(self, stream_id: int, message: Message) -> None:
+        if isinstance(message, _REPLIES):
+            key = correlation_of(message)
+            pending = None if key is None else self._pending.get(key)
+            if pending is None or pending.outcome is not None:
+                self._context.counters.unexpected += 1  # late, or nobody asked
+            else:
+                pending.resolve(message)
+            return
+        if isinstance(message, wire.Ping):
+            pong = wire.Pong(timestamp=message.timestamp, server_time=self._context.wall_clock_ms())
+            self._write(self._reply_stream(stream_id), pong)
+            return
+        if isinstance(message, wire.Connect) and self.verified:
+            raise RemoteProtocolError("a second CONNECT", code=ErrorCode.UNEXPECTED_MESSAGE)
+        handler = self._context.handlers.get(type(message))
+        if handler is None:
+            self._context.counters.unhandled += 1
+            return
+        reply_stream = self._reply_stream(stream_id)
+        handler(self if reply_stream == CONTROL_STREAM else _OneStream(self, reply_stream), message)
+
+    def _reply_stream(self, stream_id: int) -> int:
+        """Proven peers listen on the control stream; a v0.8 peer on the stream that it asked on."""
+        return CONTROL_STREAM if self.verified else stream_id
+
+    def _peer_left(self, code: ErrorCode | None, message: str) -> None:
+        text = f"{self._label()} said goodbye: {message or (code.value if code else 'no reason')}"
+        self._error = _farewell(code, text)
+        self._connection.close(ErrorCode.NORMAL)
+
+    def _refuse(self, error: TrustError | RemoteProtocolError) -> None:
+        code = refusal_code(error)
+        self._context.counters.refused[code.value] += 1
+        self._context.events.emit(
+            "link.refused", address=format_endpoint(self.peer_address), peer=_hex(self.node_id), reason=str(error)
+        )
+        self._error = type(error)(f"{self._label()}: {error}") if isinstance(error, TrustError) else error
+        self.close(code, str(error))
+
+    def _require_live(self) -> None:
+        if self._state is not LinkState.LIVE:
+            raise PeerUnavailable(str(self._error or f"{self._label()}: not connected yet"))
+
+    def _send_on(self, stream_id: int, message: Message) -> None:
+        self._require_live()
+        self._write(stream_id, message)
+
+    def _write(self, stream_id: int, message: Message) -> None:
+        self._write_frame(stream_id, encode_message(message))
+
+    def _write_frame(self, stream_id: int, frame: bytes) -> None:
+        self._context.counters.sent[MessageType(frame[1]).name] += 1  # the second byte of a frame is its type
+        self._connection.write(stream_id, frame)
+
+
+@attrs.frozen(eq=False)
+class _OneStream:
+    """A view of an unverified link that answers on the stream on which it was asked, as v0.8 peers expect."""
+
+    _link: QuicLink
+    _stream_id: int
+
+    @property
+    def node_id(self) -> NodeId | None:
+        return self._link.node_id
+
+    @property
+    def verified(self) -> bool:
+        return False
+
+    @property
+    def endpoint(self) -> str | None:
+        return self._link.endpoint
+
+    @property
+    def proven_endpoint(self) -> str | None:
+        return self._link.proven_endpoint
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        return self._link.capabilities
+
+    @property
+    def is_closed(self) -> bool:
+        return self._link.is_closed
+
+    def send_nowait(self, message: Message) -> None:
+        self._link._send_on(self._stream_id, message)
+
+    async def ask(self, request: Message, reply_type: type[ReplyT]) -> ReplyT:
+        return await self._link.ask(request, reply_type)
+
+    def add_close_callback(self, callback: Callable[[], None]) -> None:
+        self._link.add_close_callback(callback)
+
+    def remove_close_callback(self, callback: Callable[[], None]) -> None:
+        self._link.remove_close_callback(callback)
+
+
+def _farewell(code: ErrorCode | None, text: str) -> MeshError:
+    """What the peer's reason for ending a link is to us."""
+    kind = _TRUST_REFUSALS.get(code)
+    return PeerUnavailable(text) if kind is None else kind(text)
+
+
+def _code(text: str) -> ErrorCode | None:
+    try:
+        return ErrorCode(text)
+    except ValueError:
+        return None
+
+
+def _hex(node_id: NodeId | None) -> str | None:
+    return None if node_id is None else node_id.hex()
+
+
+def _conforms(link: QuicLink, view: _OneStream) -> tuple[Link, Link]:
+    return link, view  # mypy proves that both are `macula_trio.abc.Link`

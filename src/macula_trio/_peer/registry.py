@@ -1,0 +1,218 @@
+"""Who dials, and which of several links to one peer is used: the links of a node (DESIGN section 7).
+
+One link per pair is used for new work.  Of two links with the same ``instance`` of a peer, both sides pick the one
+that the lower NodeId dialed; the other keeps serving what is under way on it and ends by QUIC's idle time-out, so no
+answer is ever cut off.  A new ``instance`` of a peer ends the links of the old one at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import attrs
+import trio
+
+from macula_trio._background import Background
+from macula_trio._events import EventBus
+from macula_trio._ids import Contact, NodeId
+from macula_trio._net.quic import Connection, QuicEndpoint
+from macula_trio._peer.handshake import LocalParty
+from macula_trio._peer.link import LinkContext, LinkCounters, QuicLink
+from macula_trio._util import Address, format_endpoint, numeric_endpoint
+from macula_trio.abc import Link, LinkTransport, Message, MessageHandler, MessageT
+from macula_trio.errors import ErrorCode, MeshError, PeerUnavailable, TrustError
+
+DIALS_MAX: Final = 256  # dials under way at once; peers can provoke some, and each is a TLS handshake
+
+
+@attrs.define(eq=False)
+class _Dial:
+    """One dial under way, and everybody who waits for it."""
+
+    done: trio.Event = attrs.field(factory=trio.Event)
+    link: QuicLink | None = None
+    error: MeshError | None = None
+
+    async def wait(self) -> QuicLink:
+        await self.done.wait()
+        if self.link is None:
+            # A fresh one for every waiter: a raised exception collects a traceback and must not be shared.
+            kind = type(self.error) if isinstance(self.error, TrustError) else PeerUnavailable
+            raise kind(str(self.error)) from self.error
+        return self.link
+
+
+class LinkRegistry:
+    """All links of a node; the `macula_trio.abc.LinkTransport` of production.
+
+    Args:
+      party: what we say of ourselves.
+      events: where openings, refusals and ends are told.
+      wall_clock_ms: Unix time.
+      dial_deadline_s: for a connection and both proofs.
+    """
+
+    def __init__(
+        self, party: LocalParty, *, events: EventBus, wall_clock_ms: Callable[[], int], dial_deadline_s: float
+    ) -> None:
+        self._party = party
+        self._dial_deadline_s = dial_deadline_s
+        self._handlers: dict[type[Message], MessageHandler[Any]] = {}
+        self._live: dict[NodeId, list[QuicLink]] = {}
+        self._anonymous: dict[QuicLink, None] = {}
+        self._settling: dict[QuicLink, None] = {}
+        self._dials: dict[NodeId | Address, _Dial] = {}
+        self._opened_callbacks: list[Callable[[QuicLink], None]] = []
+        self._endpoint: QuicEndpoint | None = None
+        self._background = Background()
+        self._context = LinkContext(
+            party=party,
+            handlers=self._handlers,
+            wall_clock_ms=wall_clock_ms,
+            events=events,
+            opened=self._link_opened,
+            closed=self._link_closed,
+        )
+
+    @property
+    def counters(self) -> LinkCounters:
+        """Frames of all links."""
+        return self._context.counters
+
+    @property
+    def links(self) -> list[QuicLink]:
+        """Every live link, oldest peer first."""
+        return [link for links in self._live.values() for link in links] + list(self._anonymous)
+
+    def accept(self, connection: Connection) -> QuicLink:
+        """The handler of a connection that somebody dialed to us."""
+        return QuicLink(self._context, connection)
+
+    def on_opened(self, callback: Callable[[QuicLink], None]) -> None:
+        """Call back for every link that becomes live."""
+        self._opened_callbacks.append(callback)
+
+    def handle(self, message_type: type[MessageT], handler: MessageHandler[MessageT]) -> None:
+        """Hand messages of this type to ``handler``."""
+        assert message_type not in self._handlers, f"two handlers for {message_type.__name__}"
+        self._handlers[message_type] = handler
+
+    async def serve(
+        self, endpoint: QuicEndpoint, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Own the dials until cancelled."""
+        self._endpoint = endpoint
+        await self._background.serve(task_status=task_status)
+
+    # -- links out -----------------------------------------------------------------------------------------------
+
+    def live_link(self, node_id: NodeId) -> QuicLink | None:
+        """The link to use for new work with this node, if one is live."""
+        links = self._live.get(node_id)
+        if not links:
+            return None
+        by_rule = node_id > self._party.credentials.node_id  # the lower id's dial counts: ours if we are lower
+        return next((link for link in links if link.is_dialed == by_rule), links[0])
+
+    async def link_to(self, contact: Contact) -> QuicLink:
+        """The live link to a node, dialing its endpoint when there is none.
+
+        Raises:
+          PeerUnavailable: it cannot be reached, or its endpoint is not numeric.
+          TrustError: somebody else answered, or one side refuses the other.
+        """
+        if contact.node_id == self._party.credentials.node_id:
+            raise TrustError("a node does not dial itself")
+        live = self.live_link(contact.node_id)
+        if live is not None:
+            await trio.lowlevel.checkpoint()
+            return live
+        return await self._dial_once(contact.node_id, contact.endpoint, contact.node_id)
+
+    async def dial_endpoint(self, endpoint: str, *, expected: NodeId | None = None) -> QuicLink:
+        """Dial a numeric endpoint even when a link to its node exists already.
+
+        Raises:
+          PeerUnavailable: nobody answers there.
+          TrustError: somebody else than ``expected`` answered, or one side refuses the other.
+        """
+        return await self._dial_once(_address(endpoint), endpoint, expected)
+
+    async def _dial_once(self, key: NodeId | Address, endpoint: str, expected: NodeId | None) -> QuicLink:
+        dial = self._dials.get(key)
+        if dial is None:
+            address = _address(endpoint)
+            if len(self._dials) >= DIALS_MAX:
+                raise PeerUnavailable(f"{DIALS_MAX} dials are under way already; {endpoint} must wait")
+            dial = _Dial()
+            # A task of the node, not of the caller: others may wait for the same dial, and must not lose it
+            # because the first who wanted it was cancelled.
+            if not self._background.start_soon(self._run_dial, key, dial, address, expected, name=f"dial {endpoint}"):
+                raise PeerUnavailable("the node is closing")
+            self._dials[key] = dial
+        return await dial.wait()
+
+    async def _run_dial(self, key: NodeId | Address, dial: _Dial, address: Address, expected: NodeId | None) -> None:
+        assert self._endpoint is not None
+        dial.error = PeerUnavailable(f"{format_endpoint(address)}: the node is closing")
+        links: list[QuicLink] = []
+
+        def make_link(connection: Connection) -> QuicLink:
+            links.append(QuicLink(self._context, connection, expected=expected))
+            return links[0]
+
+        self._endpoint.dial(address, make_link)
+        link = links[0]
+        try:
+            with trio.move_on_after(self._dial_deadline_s) as scope:
+                await link.wait_live()
+                dial.link = link
+            if scope.cancelled_caught:
+                text = f"nobody answered at {format_endpoint(address)} within {self._dial_deadline_s:g} s"
+                dial.error = PeerUnavailable(text)
+        except MeshError as exc:
+            dial.error = exc
+        finally:
+            if dial.link is None:
+                link.close(ErrorCode.HANDSHAKE_TIMEOUT, "gave up waiting")
+            del self._dials[key]
+            dial.done.set()
+
+    # -- links that come and go ------------------------------------------------------------------------------------
+
+    def _link_opened(self, link: QuicLink) -> None:
+        if link.node_id is None or not link.verified:
+            self._anonymous[link] = None  # never in place of a proven one
+        else:
+            links = self._live.setdefault(link.node_id, [])
+            outdated = [other for other in links if other.instance != link.instance]
+            links.append(link)
+            for other in outdated:
+                other.close(ErrorCode.NORMAL, "the peer was started anew")
+        for callback in self._opened_callbacks:
+            callback(link)
+
+    def _link_closed(self, link: QuicLink) -> None:
+        self._anonymous.pop(link, None)
+        links = [] if link.node_id is None else self._live.get(link.node_id, [])
+        if link in links:
+            links.remove(link)
+            if not links and link.node_id is not None:
+                del self._live[link.node_id]
+
+    def close_links(self, message: str) -> None:
+        """Say DISCONNECT to everybody and close."""
+        for link in self.links:
+            link.close(ErrorCode.NORMAL, message)
+
+
+def _address(endpoint: str) -> Address:
+    try:
+        return numeric_endpoint(endpoint)
+    except ValueError as exc:
+        raise PeerUnavailable(str(exc)) from None
+
+
+def _conforms(registry: LinkRegistry) -> tuple[LinkTransport, type[Link]]:
+    return registry, QuicLink  # mypy proves that the registry is an `abc.LinkTransport`

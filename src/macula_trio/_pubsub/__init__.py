@@ -1,0 +1,1 @@
+"""Messages from one node to everybody who wants the topic."""

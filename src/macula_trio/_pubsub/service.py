@@ -1,0 +1,344 @@
+"""Publish and subscribe: straight to every node that wants the topic, one copy each (DESIGN section 10).
+
+Exact topics and qos 0 for now.  There is no delivery to those who are not there, and a report says what became of the
+message at every target.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from types import MappingProxyType
+from typing import Final, Self
+
+import attrs
+import trio
+
+from macula_trio._events import EventBus
+from macula_trio._ids import Contact, NodeId, dht_key
+from macula_trio._peer.handshake import MSGPACK
+from macula_trio._util import validate_name
+from macula_trio._wire import messages as wire
+from macula_trio._wire.codec import CONTENT_JSON, CONTENT_MSGPACK, CONTENT_OCTETS, decode_payload, encode_payload
+from macula_trio.abc import Directory, Link, LinkTransport
+from macula_trio.errors import PayloadTooLarge, PeerUnavailable, RemoteProtocolError, TrustError
+
+HOPS_MAX: Final = 10  # DESIGN section 4, the default of v0.8
+SUBSCRIBER_CACHE_S: Final = 1.0  # a publisher in a loop asks the DHT once a second, and newcomers wait no longer
+CACHE_ENTRIES_MAX: Final = 4096  # topics; the oldest goes first
+TARGET_DEADLINE_S: Final = 5.0  # for reaching one subscriber, as in v0.8, unless the caller's is sooner
+
+
+@attrs.frozen(kw_only=True)
+class Message:
+    """What a subscriber receives.
+
+    Attributes:
+      topic: the topic that it was published under.
+      payload: plain JSON-like values, or bytes.
+      publisher: the proven id of the node that published it; None when it came through another or is unproven.
+      via: the proven id of the node that forwarded it, None when nobody did.
+      sequence: counts what this publisher sent to this node, from 1.
+      headers: small texts that travelled with it.
+    """
+
+    topic: str
+    payload: object
+    publisher: NodeId | None
+    via: NodeId | None
+    sequence: int
+    headers: Mapping[str, str]
+
+
+class Outcome(enum.StrEnum):
+    """What became of a message at one node."""
+
+    DELIVERED = "delivered"  # to subscriptions on this node
+    QUEUED = "queued"  # on the link; at most once, nobody confirms (qos 0)
+    DROPPED = "dropped"  # a subscription on this node was full: its oldest message made room
+    UNREACHABLE = "unreachable"
+    REJECTED = "rejected"  # one side's trust policy refuses the other, or it does not fit into a frame
+
+
+@attrs.frozen(kw_only=True)
+class PublishReport:
+    """What became of one message.
+
+    Attributes:
+      topic: as given to `Node.publish`.
+      message_id: 16 bytes.
+      outcomes: one for every node that subscribes to the topic, ours included.
+    """
+
+    topic: str
+    message_id: bytes
+    outcomes: Mapping[NodeId, Outcome]
+
+    def having(self, outcome: Outcome) -> list[NodeId]:
+        """The nodes with this outcome."""
+        return [node_id for node_id, found in self.outcomes.items() if found is outcome]
+
+
+@attrs.frozen(kw_only=True)
+class SubscriptionStatistics:
+    """Counts since the subscription began.
+
+    Attributes:
+      received: messages that arrived for it.
+      dropped: messages that made room for newer ones, because nobody took them in time.
+      waiting: messages that are there to be taken.
+    """
+
+    received: int
+    dropped: int
+    waiting: int
+
+
+class Subscription:
+    """Messages of one topic, in the order of arrival.  An async iterator; made by `Node.subscribe`."""
+
+    def __init__(self, topic: str, buffer: int) -> None:
+        self.topic = topic
+        self._send, self._receive = trio.open_memory_channel[Message](buffer)
+        self._received = self._dropped = 0
+
+    async def receive(self) -> Message:
+        """Wait for the next message.
+
+        Raises:
+          trio.ClosedResourceError: the subscription's block was left.
+        """
+        return await self._receive.receive()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message:
+        return await self.receive()
+
+    def statistics(self) -> SubscriptionStatistics:
+        """Counts so far."""
+        waiting = self._receive.statistics().current_buffer_used
+        return SubscriptionStatistics(received=self._received, dropped=self._dropped, waiting=waiting)
+
+    def _deliver(self, message: Message) -> bool:
+        """Add a message; False when the oldest was dropped for it."""
+        self._received += 1
+        try:
+            self._send.send_nowait(message)
+        except trio.WouldBlock:
+            self._receive.receive_nowait()
+            self._dropped += 1
+            self._send.send_nowait(message)
+            return False
+        return True
+
+    def _close(self) -> None:
+        self._send.close()
+        self._receive.close()
+
+
+@attrs.frozen
+class _CachedSubscribers:
+    contacts: tuple[Contact, ...]
+    until: float
+
+
+class PubSubService:
+    """Both ends of messages.
+
+    Args:
+      own: our id.
+      transport: where links come from.
+      directory: who wants what.
+      events: where messages are told.
+      random_bytes: for the first half of message ids, once.
+      buffer: messages that wait in one subscription.
+    """
+
+    def __init__(
+        self,
+        *,
+        own: NodeId,
+        transport: LinkTransport,
+        directory: Directory,
+        events: EventBus,
+        random_bytes: Callable[[int], bytes],
+        buffer: int,
+    ) -> None:
+        self._own = own
+        self._transport = transport
+        self._directory = directory
+        self._events = events
+        self._buffer = buffer
+        self._message_prefix = random_bytes(8)
+        self._published = 0
+        self._sequences: dict[NodeId, int] = {}
+        self._subscriptions: dict[str, dict[Subscription, None]] = {}
+        self._cache: dict[str, _CachedSubscribers] = {}
+        transport.handle(wire.PubsubRoute, self._on_route)
+        transport.handle(wire.Publish, self._on_publish)
+
+    # -- the subscriber -------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def subscribe(self, topic: str, *, buffer: int | None = None) -> AsyncGenerator[Subscription, None]:
+        """Receive a topic's messages for the length of the block; see `Node.subscribe`."""
+        validate_name(topic, what="topic")
+        subscription = Subscription(topic, self._buffer if buffer is None else buffer)
+        self._subscriptions.setdefault(topic, {})[subscription] = None
+        try:
+            async with self._directory.advertised(dht_key(topic), "subscriber", {}):
+                yield subscription
+        finally:
+            of_topic = self._subscriptions[topic]
+            del of_topic[subscription]
+            if not of_topic:
+                del self._subscriptions[topic]
+            subscription._close()
+
+    def _on_route(self, link: Link, route: wire.PubsubRoute) -> None:
+        if route.hop_count >= route.max_hops or route.destination_node_id != self._own:
+            self._events.emit("pubsub.refused", topic=route.topic, hop_count=route.hop_count)
+            return
+        direct = link.verified and link.node_id == route.source_node_id
+        self._deliver(
+            route.payload,
+            publisher=link.node_id if direct else None,
+            via=link.node_id if link.verified and not direct else None,
+            sequence=route.delivery_seq or 0,
+        )
+
+    def _on_publish(self, link: Link, message: wire.Publish) -> None:
+        """A bare PUBLISH, as v0.8 sends it and `send_message` can."""
+        self._deliver(message, publisher=link.node_id if link.verified else None, via=None, sequence=0)
+
+    def _deliver(
+        self, message: wire.Publish, *, publisher: NodeId | None, via: NodeId | None, sequence: int
+    ) -> Outcome | None:
+        """Hand a message to every subscription of its topic; None when there is none."""
+        outcome: Outcome | None = None
+        for subscription in tuple(self._subscriptions.get(message.topic, ())):
+            try:
+                payload = decode_payload(message.payload, message.content_type)  # each gets a copy of its own
+            except RemoteProtocolError as exc:
+                self._events.emit("pubsub.bad_payload", topic=message.topic, reason=str(exc))
+                return None
+            fits = subscription._deliver(
+                Message(
+                    topic=message.topic,
+                    payload=payload,
+                    publisher=publisher,
+                    via=via,
+                    sequence=sequence,
+                    headers=MappingProxyType(message.headers or {}),
+                )
+            )
+            outcome = Outcome.DELIVERED if fits and outcome is not Outcome.DROPPED else Outcome.DROPPED
+        if outcome is not None:
+            self._events.emit(
+                "pubsub.delivered",
+                topic=message.topic,
+                publisher=None if publisher is None else publisher.hex(),
+                outcome=outcome.value,
+            )
+        return outcome
+
+    # -- the publisher --------------------------------------------------------------------------------------------
+
+    async def publish(self, topic: str, payload: object, *, headers: Mapping[str, str] | None) -> PublishReport:
+        """Send a message to everybody who subscribes to a topic; see `Node.publish`."""
+        validate_name(topic, what="topic")
+        message = _Outgoing(topic, payload, self._next_message_id(), dict(headers) if headers else None)
+        started = trio.current_time()
+        outcomes: dict[NodeId, Outcome] = {}
+        here = self._deliver(
+            message.encoded(CONTENT_MSGPACK), publisher=self._own, via=None, sequence=self._next_sequence(self._own)
+        )
+        if here is not None:
+            outcomes[self._own] = here
+        contacts = [c for c in await self.subscribers(topic) if c.node_id != self._own]
+        outcomes.update(dict.fromkeys((c.node_id for c in contacts), Outcome.UNREACHABLE))
+
+        async def send(contact: Contact) -> None:
+            with trio.move_on_after(TARGET_DEADLINE_S):
+                outcomes[contact.node_id] = await self._send(contact, message)
+
+        async with trio.open_nursery() as nursery:
+            for contact in contacts:
+                nursery.start_soon(send, contact, name=f"publish {topic} to {contact.node_id.short}")
+        self._events.emit(
+            "pubsub.published",
+            topic=topic,
+            targets=[node_id.hex() for node_id in outcomes],
+            hops=1,
+            seconds=round(trio.current_time() - started, 6),
+        )
+        return PublishReport(topic=topic, message_id=message.message_id, outcomes=outcomes)
+
+    async def _send(self, contact: Contact, message: _Outgoing) -> Outcome:
+        try:
+            link = await self._transport.link_to(contact)
+            link.send_nowait(
+                wire.PubsubRoute(
+                    destination_node_id=contact.node_id,
+                    source_node_id=self._own,
+                    hop_count=0,
+                    max_hops=HOPS_MAX,
+                    topic=message.topic,
+                    payload=message.encoded(CONTENT_MSGPACK if MSGPACK in link.capabilities else CONTENT_JSON),
+                    delivery_seq=self._next_sequence(contact.node_id),
+                )
+            )
+        except PeerUnavailable:
+            self._cache.pop(message.topic, None)
+            return Outcome.UNREACHABLE
+        except (TrustError, PayloadTooLarge):
+            return Outcome.REJECTED
+        return Outcome.QUEUED
+
+    async def subscribers(self, topic: str) -> tuple[Contact, ...]:
+        """Who subscribes to a topic; asks the DHT at most once a second."""
+        cached = self._cache.get(topic)
+        if cached is not None and cached.until > trio.current_time():
+            await trio.lowlevel.checkpoint()
+            return cached.contacts
+        contacts = tuple(await self._directory.find(dht_key(topic), "subscriber"))
+        self._cache.pop(topic, None)
+        if len(self._cache) >= CACHE_ENTRIES_MAX:
+            del self._cache[next(iter(self._cache))]
+        self._cache[topic] = _CachedSubscribers(contacts, trio.current_time() + SUBSCRIBER_CACHE_S)
+        return contacts
+
+    def _next_message_id(self) -> bytes:
+        self._published += 1
+        return self._message_prefix + self._published.to_bytes(8, "big")
+
+    def _next_sequence(self, target: NodeId) -> int:
+        self._sequences[target] = self._sequences.get(target, 0) + 1
+        return self._sequences[target]
+
+
+@attrs.define(eq=False)
+class _Outgoing:
+    """One message on its way out; encoded at most once per content type."""
+
+    topic: str
+    payload: object
+    message_id: bytes
+    headers: dict[str, str] | None
+    _encoded: dict[str, wire.Publish] = attrs.field(factory=dict, init=False)
+
+    def encoded(self, content_type: str) -> wire.Publish:
+        if isinstance(self.payload, bytes):
+            content_type = CONTENT_OCTETS
+        if content_type not in self._encoded:
+            self._encoded[content_type] = wire.Publish(
+                topic=self.topic,
+                payload=encode_payload(self.payload, content_type),
+                message_id=self.message_id,
+                content_type=content_type,
+                headers=self.headers,
+            )
+        return self._encoded[content_type]

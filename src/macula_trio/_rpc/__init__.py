@@ -1,0 +1,1 @@
+"""Calls from one node to another."""

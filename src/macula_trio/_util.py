@@ -1,0 +1,120 @@
+"""Texts that people and peers write: endpoints (``host:port``) and dotted names, read and judged.
+
+Pure: nothing here resolves a name; see `macula_trio.abc.DatagramNetwork.resolve`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Final, TypeAlias
+
+from macula_trio._ids import NodeId
+
+Address: TypeAlias = tuple[str, int]
+"""A numeric host (IPv6 without brackets, with its scope if any) and a UDP port."""
+
+_URL_PREFIX = "https://"  # how v0.8 announces endpoints; accepted on receipt, never written
+
+
+def parse_endpoint(text: str, *, port_min: int = 1) -> Address:
+    """Split ``host:port``, ``[v6]:port`` or v0.8's ``https://host:port``; the host may be a name.
+
+    Args:
+      text: the endpoint.
+      port_min: 1, or 0 where "any free port" makes sense.
+
+    Raises:
+      ValueError: one line that names the text and the mend.
+    """
+    rest = text.removeprefix(_URL_PREFIX).rstrip("/") if text.startswith(_URL_PREFIX) else text
+    host, colon, port_text = rest.rpartition(":")
+    if not colon or not host:
+        raise ValueError(f"endpoint {text!r} is not HOST:PORT, such as 127.0.0.1:9443 or [::1]:9443")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+        if ":" not in host:
+            raise ValueError(f"endpoint {text!r}: brackets are for IPv6 addresses, such as [::1]:9443")
+    elif ":" in host:
+        raise ValueError(f"endpoint {text!r}: write an IPv6 address in brackets, such as [::1]:9443")
+    if not host or any(c.isspace() or c in "/@" for c in host):
+        raise ValueError(f"endpoint {text!r}: {host!r} is not a host name or address")
+    if not (port_text.isascii() and port_text.isdigit() and port_min <= int(port_text) <= 65535):
+        raise ValueError(f"endpoint {text!r}: port {port_text!r} is not a number from {port_min} to 65535")
+    return host, int(port_text)
+
+
+def parse_bootstrap(text: str) -> tuple[NodeId | None, Address]:
+    """Split ``host:port`` or ``NODEID@host:port``.
+
+    Raises:
+      ValueError: one line that names the text and the mend.
+    """
+    id_text, at, endpoint = text.rpartition("@")
+    if not at:
+        return None, parse_endpoint(text)
+    try:
+        node_id = NodeId.from_hex(id_text)
+    except ValueError as exc:
+        raise ValueError(f"bootstrap {text!r}: {exc}; write NODEID@HOST:PORT or HOST:PORT") from None
+    return node_id, parse_endpoint(endpoint)
+
+
+def format_endpoint(address: Address) -> str:
+    """Write an address as ``host:port`` or ``[v6]:port``."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def numeric_endpoint(text: str) -> Address:
+    """Read an endpoint that a peer told us: it must be numeric, so that no peer makes us ask DNS.
+
+    Raises:
+      ValueError: malformed, a name, or the unspecified address.
+    """
+    host, port = parse_endpoint(text)
+    ip = ipaddress.ip_address(host)  # ValueError for a name
+    if ip.is_unspecified or ip.is_multicast:
+        raise ValueError(f"endpoint {text!r}: {host} is not the address of one node")
+    return str(ip), port
+
+
+def is_numeric(host: str) -> bool:
+    """Tell an IP address from a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def is_unspecified(host: str) -> bool:
+    """True for ``0.0.0.0`` and ``::``: addresses to listen on, never to announce."""
+    return is_numeric(host) and ipaddress.ip_address(host).is_unspecified
+
+
+def is_loopback(host: str) -> bool:
+    """True for 127.0.0.0/8 and ``::1``."""
+    return is_numeric(host) and ipaddress.ip_address(host).is_loopback
+
+
+NAME_BYTES_MAX: Final = 255  # a name travels in every call and message
+_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+
+
+def validate_name(name: str, *, what: str) -> str:
+    """Give back a valid topic or procedure name (DESIGN section 10).
+
+    Args:
+      name: dot-separated segments of letters, digits, ``_`` and ``-``.
+      what: ``"topic"`` or ``"procedure"``, for the message.
+
+    Raises:
+      ValueError: one line that names it and the rule.
+    """
+    if len(name) > NAME_BYTES_MAX or not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{what} {name!r} is not valid: dot-separated segments of letters, digits, '_' and '-', "
+            f"at most {NAME_BYTES_MAX} bytes, such as sensors.kitchen"
+        )
+    return name

@@ -1,0 +1,215 @@
+"""The seams: what may be replaced, and by whom.
+
+`DatagramNetwork` is the seam for simulation (real UDP, or `macula_trio.testing.SimNetwork`), so replays
+run the very code that production runs.  `Link` and `LinkTransport` are what the services (DHT, calls,
+messages) see of other nodes: over QUIC in production, frame by frame in large simulations.
+DESIGN sections 3 and 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Literal, Protocol, TypeAlias, TypeVar
+
+from macula_trio._ids import Contact, NodeId
+from macula_trio._util import Address
+
+__all__ = [
+    "Address",
+    "DatagramNetwork",
+    "DatagramSocket",
+    "Directory",
+    "Link",
+    "LinkTransport",
+    "Message",
+    "MessageHandler",
+]
+
+
+class Message:
+    """Base of the typed messages: one frozen class per type on the wire (`macula_trio._wire.messages`)."""
+
+    __slots__ = ()
+
+
+ReplyT = TypeVar("ReplyT", bound=Message)
+MessageT = TypeVar("MessageT", bound=Message)
+
+
+class DatagramSocket(Protocol):
+    """A bound UDP socket, or its image in a simulation."""
+
+    @property
+    def address(self) -> Address:
+        """Where it is bound; the port is never 0."""
+        ...
+
+    @property
+    def datagrams_lost(self) -> int:
+        """Datagrams that could not be sent (full buffer, too big, unreachable): counted, never raised."""
+        ...
+
+    @property
+    def large_datagrams(self) -> bool:
+        """Whether its buffers bear bursts of 16,000-byte datagrams on loopback."""
+        ...
+
+    def recv_batch(self) -> list[tuple[bytes, Address]]:
+        """Take what has arrived, at most 64 datagrams, without waiting; maybe nothing."""
+        ...
+
+    def send_batch(self, datagrams: Iterable[tuple[bytes, Address]]) -> None:
+        """Send now or lose; a loss is counted in `datagrams_lost`."""
+        ...
+
+    async def wait_readable(self) -> None:
+        """Wait until `recv_batch` may have something.  Always a checkpoint."""
+        ...
+
+    def close(self) -> None:
+        """Give the port back.  A task in `wait_readable` gets `trio.ClosedResourceError`."""
+        ...
+
+
+class DatagramNetwork(Protocol):
+    """Where sockets, names and the wall clock come from."""
+
+    async def bind(self, address: Address) -> DatagramSocket:
+        """Open a socket; port 0 takes a free one.
+
+        Raises:
+          OSError: the address is in use or not ours.
+        """
+        ...
+
+    async def resolve(self, host: str) -> str:
+        """Turn a host name into a numeric address; a numeric one comes back as it is.
+
+        Raises:
+          OSError: no such name.
+        """
+        ...
+
+    def source_host(self, peer: Address) -> str:
+        """Our numeric address on the route to ``peer``; nothing is sent.
+
+        Raises:
+          OSError: no route.
+        """
+        ...
+
+    def wall_clock_ms(self) -> int:
+        """Unix time in milliseconds."""
+        ...
+
+
+class Link(Protocol):
+    """A live relationship with one peer, over one connection."""
+
+    @property
+    def node_id(self) -> NodeId | None:
+        """The peer's proven id; for an unverified peer the id that it claims, or None."""
+        ...
+
+    @property
+    def verified(self) -> bool:
+        """Whether the peer proved its id.  False only under `Trust.unverified`."""
+        ...
+
+    @property
+    def endpoint(self) -> str | None:
+        """Where the peer says that it can be dialed."""
+        ...
+
+    @property
+    def proven_endpoint(self) -> str | None:
+        """The announced endpoint when this very link shows that it reaches the peer, else None."""
+        ...
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What the peer announced, such as ``"leaf"`` or ``"msgpack"``."""
+        ...
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has ended; it never comes back."""
+        ...
+
+    def send_nowait(self, message: Message) -> None:
+        """Put one message on the way, behind those sent before; never waits.
+
+        Raises:
+          PeerUnavailable: the link has ended.
+          PayloadTooLarge: it does not fit into a frame.
+        """
+        ...
+
+    async def ask(self, request: Message, reply_type: type[ReplyT]) -> ReplyT:
+        """Send a request and wait for its reply; the caller's cancel scope bounds the wait.
+
+        Raises:
+          PeerUnavailable: the link ended first.
+          RemoteProtocolError: the reply was of another type.
+        """
+        ...
+
+    def add_close_callback(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once when the link ends; at once if it has."""
+        ...
+
+    def remove_close_callback(self, callback: Callable[[], None]) -> None:
+        """Forget a callback that was added; nothing happens if it is not there."""
+        ...
+
+
+MessageHandler: TypeAlias = Callable[[Link, MessageT], None]
+"""Takes a message that a peer sent on its own; must not block; answers on the link it is given."""
+
+
+class LinkTransport(Protocol):
+    """Where links come from."""
+
+    async def link_to(self, contact: Contact) -> Link:
+        """The live link to this node, dialing its endpoint when there is none.
+
+        Raises:
+          PeerUnavailable: it cannot be reached.
+          TrustError: somebody else answered, or the trust policy refuses.
+        """
+        ...
+
+    async def dial_endpoint(self, endpoint: str, *, expected: NodeId | None = None) -> Link:
+        """A new link to whoever answers at a numeric endpoint, even when its node has a link already.
+
+        Raises:
+          PeerUnavailable: nobody answers there.
+          TrustError: somebody else than ``expected`` answered, or one side refuses the other.
+        """
+        ...
+
+    def live_link(self, node_id: NodeId) -> Link | None:
+        """The live link to this node, if there is one."""
+        ...
+
+    def handle(self, message_type: type[MessageT], handler: MessageHandler[MessageT]) -> None:
+        """Hand messages of this type that peers send on their own to ``handler``; one per type."""
+        ...
+
+
+class Directory(Protocol):
+    """Who offers a procedure, who wants a topic: what calls and messages see of the DHT."""
+
+    async def find(self, key: bytes, kind: Literal["service", "subscriber"]) -> list[Contact]:
+        """The nodes that have advertised under a key, nearest to the key first; maybe none."""
+        ...
+
+    def advertised(
+        self, key: bytes, kind: Literal["service", "subscriber"], metadata: Mapping[str, object]
+    ) -> AbstractAsyncContextManager[None]:
+        """Be found under a key for the length of the block.
+
+        Entering returns when the closest nodes have answered; leaving withdraws behind the scenes.
+        """
+        ...

@@ -1,0 +1,139 @@
+"""The one tree of errors.  A branch answers: whose fault is it, and what can be done now?
+
+Foreign exceptions are translated in ``_wire/codec.py``, ``_net/quic.py`` and ``_identity/`` and nowhere
+else.  Misuse of a closed object is Trio's own `trio.ClosedResourceError`.
+"""
+
+from __future__ import annotations
+
+import enum
+
+__all__ = [
+    "AlreadyAdvertised",
+    "CallTimeout",
+    "ErrorCode",
+    "IdentityFileError",
+    "LocalProtocolError",
+    "MeshError",
+    "NoProviders",
+    "PayloadTooLarge",
+    "PeerUnavailable",
+    "ProtocolError",
+    "QuorumNotReached",
+    "RealmMismatch",
+    "Reject",
+    "RemoteCallError",
+    "RemoteProtocolError",
+    "TrustError",
+]
+
+
+class ErrorCode(enum.StrEnum):
+    """Why a link is closed, as DISCONNECT's ``reason`` and QUIC's close phrase carry it."""
+
+    NORMAL = "normal"
+    UNSUPPORTED_VERSION = "unsupported_version"
+    UNKNOWN_TYPE = "unknown_type"
+    INCOMPLETE_FRAME = "incomplete_frame"
+    FRAME_TOO_LARGE = "frame_too_large"
+    MALFORMED_PAYLOAD = "malformed_payload"
+    MALFORMED_MESSAGE = "malformed_message"
+    UNEXPECTED_MESSAGE = "unexpected_message"
+    PROOF_REQUIRED = "proof_required"
+    BAD_PROOF = "bad_proof"
+    REALM_MISMATCH = "realm_mismatch"
+    WRONG_PEER = "wrong_peer"
+    OWN_IDENTITY = "own_identity"
+    LIMIT_EXCEEDED = "limit_exceeded"
+    HANDSHAKE_TIMEOUT = "handshake_timeout"
+    BAD_VALUE = "bad_value"
+
+
+class MeshError(Exception):
+    """Root of everything that this library raises on purpose."""
+
+
+class ProtocolError(MeshError):
+    """Somebody broke the wire rules.  Never raised directly; see the two subclasses."""
+
+    def __init__(self, message: str, *, code: ErrorCode) -> None:
+        if type(self) is ProtocolError:
+            raise TypeError("raise LocalProtocolError or RemoteProtocolError")
+        super().__init__(message)
+        self.code = code
+
+
+class LocalProtocolError(ProtocolError):
+    """We were asked to send something that the wire rules forbid."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer sent something that the wire rules forbid: close the link with ``code``."""
+
+
+class PayloadTooLarge(LocalProtocolError):
+    """A payload exceeds what one frame may carry (``size`` and ``limit`` in bytes)."""
+
+    def __init__(self, *, size: int, limit: int) -> None:
+        super().__init__(f"payload of {size} bytes, limit {limit}", code=ErrorCode.FRAME_TOO_LARGE)
+        self.size, self.limit = size, limit
+
+
+class PeerUnavailable(MeshError):
+    """The peer could not be reached, or its link ended; trying again later may help."""
+
+
+class TrustError(MeshError):
+    """The peer is not who it must be, or our trust policy refuses it (or its policy refuses us)."""
+
+
+class RealmMismatch(TrustError):
+    """The peer belongs to another realm."""
+
+
+class IdentityFileError(MeshError):
+    """A key or certificate file is missing, unreadable, malformed, or its parts do not match."""
+
+
+class NoProviders(MeshError):
+    """Nobody in the mesh advertises the procedure."""
+
+    def __init__(self, procedure: str) -> None:
+        super().__init__(f"no node advertises {procedure!r}")
+        self.procedure = procedure
+
+
+class AlreadyAdvertised(MeshError):
+    """This node already has a handler for the procedure."""
+
+    def __init__(self, procedure: str) -> None:
+        super().__init__(f"this node already advertises {procedure!r}; leave that block first")
+        self.procedure = procedure
+
+
+class RemoteCallError(MeshError):
+    """The provider answered with an error; ``code`` is one of `macula_trio._rpc.errors_map`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}" if message else code)
+        self.code, self.message = code, message
+
+
+class Reject(MeshError):
+    """Raised by a handler to answer with an error of its own; the caller gets `RemoteCallError`."""
+
+    def __init__(self, code: str, message: str = "") -> None:
+        super().__init__(f"{code}: {message}" if message else code)
+        self.code, self.message = code, message
+
+
+class CallTimeout(MeshError):
+    """No reply within the default time of a call; whether the handler ran is unknown."""
+
+
+class QuorumNotReached(MeshError):
+    """A STORE reached fewer replicas than asked for.  Some replicas *do* hold the value."""
+
+    def __init__(self, *, stored: int, wanted: int) -> None:
+        super().__init__(f"stored on {stored} of {wanted} replicas")
+        self.stored, self.wanted = stored, wanted

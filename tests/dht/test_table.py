@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from macula_trio._dht.table import RoutingTable, id_in_bucket
+from macula_trio._ids import ID_BYTES, Contact, NodeId, bucket_index, distance, leading_zeros
+
+VECTORS: Final = json.loads((Path(__file__).parents[1] / "vectors" / "kademlia.json").read_text(encoding="utf-8"))
+OWN: Final = NodeId(bytes(ID_BYTES))
+
+
+def node(value: int) -> NodeId:
+    """An id far from ours: ``value`` in its first byte."""
+    return NodeId(bytes([value]) + bytes(ID_BYTES - 1))
+
+
+def contact(value: int, port: int = 9443) -> Contact:
+    return Contact(node_id=node(value), endpoint=f"192.0.2.{value}:{port}")
+
+
+def full_table(k: int = 3) -> RoutingTable:
+    """Bucket 0 full of 128, 129, ... seen at 0, 1, ... seconds."""
+    table = RoutingTable(OWN, k=k)
+    for age in range(k):
+        assert table.add(contact(128 + age), float(age)) is None
+    return table
+
+
+def values(contacts: list[Contact]) -> list[int]:
+    return [c.node_id[0] for c in contacts]
+
+
+# -- what the original says ------------------------------------------------------------------------------------
+
+
+def normalised(text: str) -> bytes:
+    raw = bytes.fromhex(text)
+    return raw if len(raw) == ID_BYTES else hashlib.sha256(raw).digest()
+
+
+@pytest.mark.parametrize("row", VECTORS["distance"])
+def test_distances_and_buckets_are_those_of_the_original(row: dict[str, Any]) -> None:
+    a, b = normalised(row["a"]), normalised(row["b"])
+    assert (a.hex(), b.hex()) == (row["a_normalized"], row["b_normalized"])
+    between = distance(a, b).to_bytes(ID_BYTES, "big")
+    assert between.hex() == row["distance"]
+    assert leading_zeros(between) == row["leading_zeros"]
+    assert bucket_index(a, b) == row["bucket_index"]
+
+
+@pytest.mark.parametrize("row", VECTORS["compare"])
+def test_nearness_is_that_of_the_original(row: dict[str, Any]) -> None:
+    target, a, b = (NodeId.from_hex(row[name]) for name in ("target", "a", "b"))
+    difference = target.distance(a) - target.distance(b)
+    assert (difference < 0) is row["closer_to"]
+    assert row["compare"] == ("less" if difference < 0 else "greater" if difference > 0 else "equal")
+
+
+@pytest.mark.parametrize("row", VECTORS["leading_zeros"])
+def test_leading_zeros_are_those_of_the_original(row: dict[str, Any]) -> None:
+    assert leading_zeros(bytes.fromhex(row["bin"])) == row["leading_zeros"]
+
+
+@pytest.mark.parametrize("row", VECTORS["tables"], ids=lambda row: f"k{row['k']}-{row['size']}")
+def test_tables_are_those_of_the_original_while_the_oldest_answer(row: dict[str, Any]) -> None:
+    own = NodeId.from_hex(row["local_node_id"])
+    table = RoutingTable(own, k=row["k"])
+    for entry in row["nodes_in_add_order"]:
+        newcomer = Contact(node_id=NodeId.from_hex(entry["node_id"]), endpoint=entry["address"])
+        doubtful = table.add(newcomer, float(entry["last_seen"]))
+        assert (doubtful is None) is (newcomer.node_id in table or newcomer.node_id == own)
+        if doubtful is not None:
+            table.alive(doubtful.node_id, float(entry["last_seen"]))
+    assert len(table) == row["size"]
+    buckets: dict[int, list[str]] = {}
+    for known in table.contacts():
+        buckets.setdefault(bucket_index(own, known.node_id), []).append(known.node_id.hex())
+    expected = {bucket["index"]: sorted(bucket["node_ids"]) for bucket in row["buckets"]}
+    assert {index: sorted(ids) for index, ids in buckets.items()} == expected
+    for query in row["find_closest"]:
+        found = table.closest(bytes.fromhex(query["target"]), query["n"])
+        assert [c.node_id.hex() for c in found] == query["node_ids"]
+
+
+# -- who stays and who goes --------------------------------------------------------------------------------------
+
+
+def test_our_own_id_is_never_stored() -> None:
+    table = RoutingTable(OWN)
+    assert table.add(Contact(node_id=OWN, endpoint="192.0.2.1:9443"), 0.0) is None
+    table.alive(OWN, 1.0)
+    table.failed(OWN)
+    table.remove(OWN)
+    table.looked_up(OWN, 0.0)
+    assert len(table) == 0
+    assert OWN not in table
+    assert table.get(OWN) is None
+    assert table.stale_buckets(1e9, 1.0) == []
+
+
+def test_a_node_heard_again_goes_to_the_end_and_its_new_endpoint_counts() -> None:
+    table = full_table()
+    assert table.add(contact(128, port=1), 3.0) is None
+    assert values(table.contacts()) == [129, 130, 128]
+    assert table.get(node(128)) == contact(128, port=1)
+    assert len(table) == 3
+
+
+def test_a_newcomer_waits_while_the_oldest_is_asked() -> None:
+    table = full_table()
+    assert table.add(contact(200), 3.0) == contact(128)
+    assert node(200) not in table
+    assert table.get(node(200)) is None
+    table.alive(node(128), 4.0)
+    assert table.add(contact(201), 5.0) == contact(129)
+    assert values(table.contacts()) == [129, 130, 128]
+
+
+def test_a_failed_node_makes_room_at_once_for_the_replacement_seen_last() -> None:
+    table = full_table()
+    for value in (200, 201, 202, 201):
+        table.add(contact(value), 3.0)
+    table.failed(node(128))
+    assert values(table.contacts()) == [129, 130, 201]
+    table.failed(node(129))
+    table.failed(node(130))
+    assert values(table.contacts()) == [201, 202, 200]
+
+
+def test_a_promoted_replacement_that_was_not_seen_for_longest_is_asked_first() -> None:
+    table = full_table()
+    table.add(contact(200), 3.0)
+    for value in (129, 130):
+        table.alive(node(value), 4.0)
+    table.failed(node(128))
+    assert values(table.contacts()) == [129, 130, 200]
+    assert table.add(contact(201), 5.0) == contact(200)
+
+
+def test_without_a_replacement_a_node_goes_at_its_second_failure_in_a_row() -> None:
+    table = full_table()
+    table.failed(node(128))
+    table.alive(node(128), 3.0)
+    table.failed(node(128))
+    table.add(contact(128), 4.0)
+    table.failed(node(128))
+    assert node(128) in table
+    table.failed(node(128))
+    assert node(128) not in table
+    table.failed(node(128))
+    assert values(table.contacts()) == [129, 130]
+
+
+def test_a_replacement_that_failed_no_longer_waits() -> None:
+    table = full_table()
+    table.add(contact(200), 3.0)
+    table.failed(node(200))
+    table.failed(node(128))
+    assert values(table.contacts()) == [128, 129, 130]
+
+
+def test_a_replacement_that_is_alive_goes_to_the_end_of_those_who_wait() -> None:
+    table = full_table()
+    for value in (200, 201):
+        table.add(contact(value), 3.0)
+    table.alive(node(200), 4.0)
+    table.alive(node(250), 4.0)
+    table.remove(node(128))
+    assert values(table.contacts()) == [129, 130, 200]
+
+
+def test_the_replacement_that_waited_longest_falls_out_of_a_full_cache() -> None:
+    table = full_table(k=2)
+    for value in (200, 201, 202):
+        table.add(contact(value), 3.0)
+    for value in (128, 129):
+        table.remove(node(value))
+    assert values(table.contacts()) == [202, 201]
+    table.remove(node(201))
+    assert values(table.contacts()) == [202]
+
+
+def test_a_removed_node_does_not_come_back_from_the_replacements() -> None:
+    table = full_table()
+    table.add(contact(200), 3.0)
+    table.remove(node(200))
+    table.remove(node(128))
+    assert values(table.contacts()) == [129, 130]
+
+
+def test_the_closest_are_looked_for_in_all_buckets() -> None:
+    # 64 and 65 share a bucket; towards 192 the far bucket with 128 is nearer.
+    table = RoutingTable(OWN, k=2)
+    for value in (64, 65, 128, 1):
+        table.add(contact(value), 0.0)
+    assert values(table.closest(node(192))) == [128, 64]
+    assert values(table.closest(node(192), 9)) == [128, 64, 65, 1]
+    assert table.closest(node(192), 0) == []
+
+
+# -- refreshing --------------------------------------------------------------------------------------------------
+
+
+def test_a_bucket_is_stale_until_and_long_after_a_lookup_into_its_range() -> None:
+    table = RoutingTable(OWN)
+    assert table.stale_buckets(0.0, 600.0) == []
+    table.add(contact(128), 0.0)  # bucket 0
+    table.add(contact(16), 0.0)  # bucket 3: those nearer than that are covered by looking up ourselves
+    assert table.stale_buckets(0.0, 600.0) == [0, 1, 2, 3]
+    table.looked_up(node(129), 10.0)
+    table.looked_up(node(32), 20.0)
+    assert table.stale_buckets(609.0, 600.0) == [1, 3]
+    assert table.stale_buckets(610.0, 600.0) == [0, 1, 3]
+    table.add(contact(129), 615.0)  # who talks to us says nothing about the others there
+    assert table.stale_buckets(620.0, 600.0) == [0, 1, 2, 3]
+
+
+@given(
+    st.binary(min_size=ID_BYTES, max_size=ID_BYTES),
+    st.integers(0, 255),
+    st.binary(min_size=ID_BYTES, max_size=ID_BYTES),
+)
+def test_a_made_id_falls_into_its_bucket_and_keeps_its_entropy(own: bytes, index: int, entropy: bytes) -> None:
+    made = id_in_bucket(NodeId(own), index, entropy)
+    assert bucket_index(own, made) == index
+    assert distance(made, entropy) & ((1 << (255 - index)) - 1) == 0
+
+
+@pytest.mark.parametrize(("index", "size"), [(-1, 32), (256, 32), (0, 31), (0, 33)])
+def test_there_are_256_buckets_and_32_bytes_of_entropy(index: int, size: int) -> None:
+    with pytest.raises(ValueError, match="entropy"):
+        id_in_bucket(OWN, index, bytes(size))
+
+
+# -- whatever happens -------------------------------------------------------------------------------------------
+
+
+class AnyTable(RuleBasedStateMachine):
+    """A small table under any sequence of events, in which time moves on."""
+
+    K = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = RoutingTable(OWN, k=self.K)
+        self.now = 0.0
+
+    @rule(value=st.integers(0, 15), port=st.integers(1, 2))
+    def hear(self, value: int, port: int) -> None:
+        self.now += 1.0
+        before = self.table.contacts()
+        doubtful = self.table.add(contact(value, port), self.now)
+        if doubtful is not None:
+            assert doubtful in before
+            assert self.table.contacts() == before  # nobody is pushed out
+            assert bucket_index(OWN, doubtful.node_id) == bucket_index(OWN, node(value))
+
+    @rule(value=st.integers(0, 15))
+    def answer(self, value: int) -> None:
+        size = len(self.table)
+        self.table.alive(node(value), self.now)
+        assert len(self.table) == size
+
+    @rule(value=st.integers(0, 15))
+    def fail(self, value: int) -> None:
+        self.table.failed(node(value))
+
+    @rule(value=st.integers(0, 15))
+    def forget(self, value: int) -> None:
+        self.table.remove(node(value))
+        assert node(value) not in self.table
+
+    @invariant()
+    def buckets_are_bounded_and_nobody_waits_without_need(self) -> None:
+        for bucket in self.table._buckets:
+            assert len(bucket.entries) <= self.K
+            assert len(bucket.replacements) <= self.K
+            assert not bucket.replacements or len(bucket.entries) == self.K
+            assert not bucket.entries.keys() & bucket.replacements.keys()
+
+    @invariant()
+    def everybody_is_found(self) -> None:
+        known = self.table.contacts()
+        assert len(known) == len(self.table) == len({c.node_id for c in known})
+        assert all(c.node_id in self.table and self.table.get(c.node_id) == c for c in known)
+        assert self.table.closest(OWN, 99) == sorted(known, key=lambda c: c.node_id)
+
+
+TestAnyTable = AnyTable.TestCase
+TestAnyTable.settings = settings(max_examples=30, stateful_step_count=30)

@@ -1,0 +1,110 @@
+"""Cancelled at its n-th step for every n, nothing is left: no task, no socket, no record in the DHT."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import pytest
+import trio
+
+import macula_trio as macula
+from macula_trio.testing import SimNetwork, open_mesh
+
+REALM = "org.example.test"
+GUEST = macula.Identity.from_seed(bytes(32))
+
+
+class CancelAtStep(trio.abc.Instrument):
+    """Cancels ``scope`` at the n-th task step after `armed` becomes true; counts the steps."""
+
+    def __init__(self, step: float) -> None:
+        self.step, self.steps, self.armed = step, 0, False
+        self.scope = trio.CancelScope()
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        if self.armed:
+            self.steps += 1
+            if self.steps == self.step:
+                self.scope.cancel()
+
+
+async def handler(call: macula.Call) -> object:
+    return call.args
+
+
+Block = Callable[[SimNetwork, list[macula.Node]], AbstractAsyncContextManager[macula.Node]]
+
+
+def config(listen: str) -> macula.NodeConfig:
+    return macula.NodeConfig(realm=REALM, listen=listen, bootstrap=["10.0.0.1:9443"])
+
+
+@asynccontextmanager
+async def a_node(network: SimNetwork, nodes: list[macula.Node]) -> AsyncGenerator[macula.Node, None]:
+    async with macula.open_node(config("10.9.9.9:1"), identity=GUEST, network=network) as node:
+        yield node
+
+
+@asynccontextmanager
+async def a_provider(network: SimNetwork, nodes: list[macula.Node]) -> AsyncGenerator[macula.Node, None]:
+    async with nodes[1].advertise("sweep.me", handler):
+        yield nodes[1]
+
+
+@asynccontextmanager
+async def a_subscriber(network: SimNetwork, nodes: list[macula.Node]) -> AsyncGenerator[macula.Node, None]:
+    async with nodes[1].subscribe("sweep.me"):
+        yield nodes[1]
+
+
+@asynccontextmanager
+async def a_node_that_does_it_all(
+    network: SimNetwork, nodes: list[macula.Node]
+) -> AsyncGenerator[macula.Node, None]:
+    async with (
+        a_node(network, nodes) as node,
+        node.advertise("sweep.me", handler),
+        node.subscribe("sweep.me") as messages,
+    ):
+        assert await nodes[1].call("sweep.me", {"n": 1}) == {"n": 1}
+        await nodes[1].publish("sweep.me", "text")
+        assert (await messages.receive()).payload == "text"
+        yield node
+
+
+async def run_once(block: Block, step: float, network: SimNetwork, nodes: list[macula.Node]) -> CancelAtStep:
+    """Run ``block`` once under the knife, and look what is left."""
+    tasks, bound = trio.lowlevel.current_statistics().tasks_living, network.bound
+    knife = CancelAtStep(step)
+    trio.lowlevel.add_instrument(knife)
+    try:
+        knife.armed = True
+        with knife.scope:
+            async with block(network, nodes):
+                pass
+    finally:
+        knife.armed = False
+        trio.lowlevel.remove_instrument(knife)
+    assert network.bound == bound, "a socket is left"
+    # Behind the scenes of the nodes that stay, withdrawals run, and questions to the one that has gone time out.
+    with trio.move_on_after(10):  # virtual
+        while trio.lowlevel.current_statistics().tasks_living > tasks:
+            await trio.sleep(0.05)
+    assert trio.lowlevel.current_statistics().tasks_living == tasks, "a task is left"
+    for node in nodes:
+        assert node.statistics().calls_running == 0, "a handler is left"
+        assert [value for value in node.stored_values() if not value.withdrawn] == [], "a record is left"
+        assert [peer for peer in node.peers() if peer.node_id == GUEST.node_id] == [], "a link is left"
+    return knife
+
+
+@pytest.mark.parametrize("block", [a_node, a_provider, a_subscriber, a_node_that_does_it_all])
+async def test_cancelled_at_any_step_nothing_is_left(block: Block, autojump_clock: trio.testing.MockClock) -> None:
+    network = SimNetwork()
+    async with open_mesh(3, network=network) as nodes:
+        await trio.sleep(2000)  # virtual: the early refreshes are over, the next is minutes away
+        step = 1
+        while (await run_once(block, step, network, nodes)).scope.cancel_called:
+            step += 1
+        assert step > 10, "too few steps for a sweep of anything"

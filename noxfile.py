@@ -18,11 +18,18 @@ ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 
-# flake8-async checks what ruff cannot see.  Left out: ASYNC122 is about Trio before 0.27.
+# flake8-async checks what ruff cannot see.
 ASYNC_RULES = ["--enable=ASYNC1,ASYNC2,ASYNC3,ASYNC9"]
-ASYNC_DISABLED = "ASYNC122"
-# A test function need not be a checkpoint, and may be async for a fixture's sake alone.
-ASYNC_DISABLED_IN_TESTS = f"{ASYNC_DISABLED},ASYNC124,ASYNC910,ASYNC911"
+ASYNC_DISABLED = [
+    "ASYNC114",  # wants a second list of all functions that take task_status
+    "ASYNC122",  # is about Trio before 0.27
+    "ASYNC128",  # does not see that task_status is handed on to the one who calls started()
+    # Ask a checkpoint of private functions and of every return behind a caught error as well.  The loops and
+    # scopes that cannot be cancelled are found by ASYNC912 and ASYNC913.
+    "ASYNC910",
+    "ASYNC911",
+]
+ASYNC_DISABLED_IN_TESTS = [*ASYNC_DISABLED, "ASYNC124"]  # a test may be async for its fixtures alone
 
 nox.needs_version = ">=2025.10.14"  # the first whose noxfiles may set download_python
 nox.options.sessions = ["tests", "lint", "types"]
@@ -91,9 +98,9 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", str(ROOT))
     session.run("ruff", "format", "--check", str(ROOT))
     sources = sorted(str(path) for path in (ROOT / "src").rglob("*.py"))
-    session.run("flake8-async", *ASYNC_RULES, f"--disable={ASYNC_DISABLED}", *sources)
+    session.run("flake8-async", *ASYNC_RULES, f"--disable={','.join(ASYNC_DISABLED)}", *sources)
     others = sorted(str(path) for name in ("tests", "scenarios", "benchmarks") for path in (ROOT / name).rglob("*.py"))
-    session.run("flake8-async", *ASYNC_RULES, f"--disable={ASYNC_DISABLED_IN_TESTS}", *others)
+    session.run("flake8-async", *ASYNC_RULES, f"--disable={','.join(ASYNC_DISABLED_IN_TESTS)}", *others)
 
 
 @nox.session

@@ -1,4 +1,4 @@
-"""Where the tasks of a service live: a nursery that can tell whether it still takes new ones.
+"""Where the tasks of a node live, and how the blocks that hide them end.
 
 The tasks of a node end together, in no particular order; whoever wants one more meanwhile learns that it is too late,
 instead of a crash.
@@ -6,7 +6,8 @@ instead of a crash.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVarTuple
 
 import trio
@@ -51,3 +52,54 @@ class Background:
             return False
         self._nursery.start_soon(function, *args, name=name)
         return True
+
+
+@asynccontextmanager
+async def open_service_nursery() -> AsyncGenerator[trio.Nursery, None]:
+    """A nursery whose children outlive the body's cancellation, never the block.
+
+    Withdrawals and farewells need the pump and the links after the body was cancelled.
+    """
+    shield = trio.CancelScope(shield=True)
+    opened = trio.Event()
+    nurseries: list[trio.Nursery] = []
+
+    async def hold() -> None:
+        with shield:
+            async with trio.open_nursery() as services:
+                nurseries.append(services)
+                opened.set()
+                await trio.sleep_forever()
+
+    async with trio.open_nursery() as supervisor:
+        supervisor.start_soon(hold)
+        try:
+            # Not ``supervisor.start``: cancelled during it, Trio would wait for a child that the shield keeps
+            # alive.  ``hold`` gets to ``opened.set()`` without a checkpoint that could be cancelled.
+            with trio.CancelScope(shield=True):
+                await opened.wait()
+            yield nurseries[0]
+        finally:
+            shield.cancel()
+
+
+def prefer_body_error(group: BaseExceptionGroup[BaseException], body_error: BaseException | None) -> BaseException:
+    """The one exception that a block which hides a nursery raises: nobody should have to write ``except*``.
+
+    Ctrl-C first, then the body's own error, then whatever made a task of the node fail.
+    """
+    urgent = group.subgroup((KeyboardInterrupt, SystemExit))
+    if urgent is not None:
+        return _sole_leaf(urgent)
+    if body_error is not None and not isinstance(body_error, trio.Cancelled):
+        return body_error
+    _, failures = group.split(trio.Cancelled)
+    if failures is None:
+        return group if body_error is None else body_error
+    return _sole_leaf(failures)
+
+
+def _sole_leaf(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 import attrs
 
 from macula_trio._ids import NodeId
-from macula_trio._util import is_numeric, is_unspecified, parse_bootstrap, parse_endpoint, validate_name
+from macula_trio._util import numeric_endpoint, parse_bootstrap, parse_endpoint, validate_name
 from macula_trio.errors import TrustError
 
 if TYPE_CHECKING:
@@ -53,6 +53,19 @@ class Trust:
         raise TrustError("Trust.realm is not available yet; use Trust.open() and check Call.caller in the handler")
 
 
+def _is(kind: type[object], what: str) -> Any:
+    def check(_config: NodeConfig, field: Attribute, value: object) -> None:
+        if not isinstance(value, kind):
+            raise ValueError(f"{field.name}: {value!r} is not {what}")
+
+    return check
+
+
+_is_text = _is(str, "a text")
+_is_flag = _is(bool, "True or False")
+_is_trust = _is(Trust, "a policy such as Trust.open()")
+
+
 def _check_realm(_config: NodeConfig, _field: Attribute, value: str) -> None:
     validate_name(value, what="realm")
 
@@ -64,19 +77,21 @@ def _check_listen(_config: NodeConfig, _field: Attribute, value: str) -> None:
         raise ValueError(f"listen: {exc}") from None
 
 
-def _check_advertise(_config: NodeConfig, _field: Attribute, value: str | None) -> None:
-    if value is None:
-        return
+def _check_advertise(_config: NodeConfig, _field: Attribute, value: str) -> None:
     try:
-        host, _ = parse_endpoint(value)
+        parse_endpoint(value)
     except ValueError as exc:
         raise ValueError(f"advertise: {exc}") from None
-    if not is_numeric(host) or is_unspecified(host):
-        raise ValueError(f"advertise: {value!r} is not a numeric address that others can dial, such as 192.0.2.7:9443")
+    try:
+        numeric_endpoint(value)  # what others ask of it
+    except ValueError:
+        reason = "is not a numeric address that others can dial, such as 192.0.2.7:9443"
+        raise ValueError(f"advertise: {value!r} {reason}") from None
 
 
-def _check_bootstrap(_config: NodeConfig, _field: Attribute, value: tuple[str, ...]) -> None:
+def _check_bootstrap(_config: NodeConfig, field: Attribute, value: tuple[str, ...]) -> None:
     for entry in value:
+        _is_text(_config, field, entry)
         try:
             parse_bootstrap(entry)
         except ValueError as exc:
@@ -84,9 +99,12 @@ def _check_bootstrap(_config: NodeConfig, _field: Attribute, value: tuple[str, .
 
 
 def _as_tuple(value: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(value, str):
+    if isinstance(value, (str, bytes)):
         raise ValueError(f"bootstrap: {value!r} is one text; write a list of endpoints: [{value!r}]")
-    return tuple(value)
+    try:
+        return tuple(value)
+    except TypeError:
+        raise ValueError(f"bootstrap: {value!r} is not a list of endpoints such as ['127.0.0.1:9443']") from None
 
 
 def _one_of(*allowed: str) -> Any:
@@ -106,6 +124,12 @@ def _check_connections(_config: NodeConfig, field: Attribute, value: str) -> Non
 def _positive(_config: NodeConfig, field: Attribute, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
         raise ValueError(f"{field.name}: {value!r} is not a number above 0")
+
+
+def _positive_count(config: NodeConfig, field: Attribute, value: object) -> None:
+    if not isinstance(value, int):
+        raise ValueError(f"{field.name}: {value!r} is not a whole number above 0")
+    _positive(config, field, value)
 
 
 @attrs.frozen(kw_only=True)
@@ -138,15 +162,15 @@ class NodeConfig:
       ValueError: one line with the field, the value and the mend.
     """
 
-    realm: str = attrs.field(validator=_check_realm)
-    listen: str = attrs.field(default="0.0.0.0:9443", validator=_check_listen)
-    advertise: str | None = attrs.field(default=None, validator=_check_advertise)
+    realm: str = attrs.field(validator=[_is_text, _check_realm])
+    listen: str = attrs.field(default="0.0.0.0:9443", validator=[_is_text, _check_listen])
+    advertise: str | None = attrs.field(default=None, validator=attrs.validators.optional([_is_text, _check_advertise]))
     bootstrap: tuple[str, ...] = attrs.field(default=(), converter=_as_tuple, validator=_check_bootstrap)
     role: Role = attrs.field(default="edge", validator=_one_of(*ROLES))
-    trust: Trust = attrs.field(factory=Trust.open)
+    trust: Trust = attrs.field(factory=Trust.open, validator=_is_trust)
     connections: Literal["links", "per-message"] = attrs.field(default="links", validator=_check_connections)
-    leaf: bool = False
-    require_bootstrap: bool = False
+    leaf: bool = attrs.field(default=False, validator=_is_flag)
+    require_bootstrap: bool = attrs.field(default=False, validator=_is_flag)
     join_deadline_s: float = attrs.field(default=5.0, validator=_positive)
     close_deadline_s: float = attrs.field(default=1.0, validator=_positive)
     dial_deadline_s: float = attrs.field(default=5.0, validator=_positive)
@@ -155,6 +179,6 @@ class NodeConfig:
     value_ttl_s: float = attrs.field(default=300.0, validator=_positive)
     call_timeout_default_s: float = attrs.field(default=5.0, validator=_positive)
     call_timeout_max_s: float = attrs.field(default=300.0, validator=_positive)
-    handlers_max: int = attrs.field(default=1024, validator=_positive)
-    handlers_per_caller_max: int = attrs.field(default=512, validator=_positive)
-    subscription_buffer: int = attrs.field(default=256, validator=_positive)
+    handlers_max: int = attrs.field(default=1024, validator=_positive_count)
+    handlers_per_caller_max: int = attrs.field(default=512, validator=_positive_count)
+    subscription_buffer: int = attrs.field(default=256, validator=_positive_count)

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import attrs
 
-Fact: TypeAlias = "str | int | float | bool | None | list[str]"
+Fact: TypeAlias = "str | int | float | bool | list[str] | None"
 
 
 @attrs.frozen

@@ -16,6 +16,7 @@ from typing import Final, Self
 import attrs
 import trio
 
+from macula_trio._background import open_service_nursery, prefer_body_error
 from macula_trio._config import NodeConfig, Role, Trust
 from macula_trio._dht.client import DhtSettings, StoreReport
 from macula_trio._dht.service import DhtService
@@ -202,6 +203,7 @@ class Node:
             buffer=config.subscription_buffer,
         )
         self._quic: QuicEndpoint | None = None
+        self._is_open = False
 
     # -- who we are -------------------------------------------------------------------------------------------------
 
@@ -247,6 +249,7 @@ class Node:
           AlreadyAdvertised: this node has a handler for it.
           ValueError: not a valid name.
         """
+        self._require_open()
         return self._rpc.advertise(procedure, handler, metadata=metadata or {})
 
     async def call(
@@ -277,10 +280,12 @@ class Node:
           CallTimeout: no reply within the default time, or the provider gave up at the deadline.
           ValueError: not a valid name, or not a known way to select.
         """
+        self._require_open()
         return await self._rpc.call(procedure, args, headers=headers, select=select, idempotent=idempotent)
 
     async def find_providers(self, procedure: str) -> list[Contact]:
         """Ask the mesh who advertises a procedure."""
+        self._require_open()
         validate_name(procedure, what="procedure")
         return await self._dht.find(dht_key(procedure), "service")
 
@@ -299,6 +304,7 @@ class Node:
         Raises:
           ValueError: not a valid topic.
         """
+        self._require_open()
         return self._pubsub.subscribe(topic, buffer=buffer)
 
     async def publish(
@@ -321,10 +327,12 @@ class Node:
         """
         if qos != 0:
             raise ValueError(f"qos: {qos!r} is not available yet; use 0")
+        self._require_open()
         return await self._pubsub.publish(topic, payload, headers=headers)
 
     async def find_subscribers(self, topic: str) -> list[Contact]:
         """Ask the mesh who subscribes to a topic."""
+        self._require_open()
         validate_name(topic, what="topic")
         return await self._dht.find(dht_key(topic), "subscriber")
 
@@ -332,6 +340,7 @@ class Node:
 
     async def find_node(self, target: bytes) -> list[Contact]:
         """The k nodes closest to a 32-byte id or key, nearest first, as the network knows them."""
+        self._require_open()
         return await self._dht.client.find_node(target)
 
     async def store(
@@ -348,13 +357,15 @@ class Node:
         Raises:
           QuorumNotReached: fewer did; some may hold it.
         """
+        self._require_open()
         return await self._dht.client.store(key, kind, metadata, quorum=quorum)
 
     async def find_value(self, key: bytes, *, kind: Kind | None = None) -> list[Record]:
         """Ask the network for the values under a 32-byte key: verified, one per owner and kind, the newest each."""
+        self._require_open()
         return await self._dht.client.find_value(key, kind)
 
-    # -- everything else ------------------------------------------------------------------------------------------------
+    # -- everything else ----------------------------------------------------------------------------------------------
 
     async def send_message(self, target: Contact, message_type: MessageType, body: Mapping[str, object]) -> None:
         """Send one frame to a node over its live link, dialing it when there is none; nobody confirms.
@@ -364,6 +375,7 @@ class Node:
           TrustError: somebody else answered, or one side refuses the other.
           LocalProtocolError: the body cannot be encoded.
         """
+        self._require_open()
         frame = encode_frame(message_type, body)
         link = await self._registry.link_to(target)
         link.send_frame_nowait(frame)
@@ -387,6 +399,7 @@ class Node:
           PeerUnavailable: it cannot be reached.
           TrustError: somebody else answered, or one side refuses the other.
         """
+        self._require_open()
         return await self._dht.client.ping(target)
 
     async def ping_endpoint(self, endpoint: str) -> tuple[Contact, float]:
@@ -396,6 +409,7 @@ class Node:
           PeerUnavailable: nobody answers there.
           TrustError: one side refuses the other.
         """
+        self._require_open()
         link = await self._registry.dial_endpoint(endpoint)
         if link.node_id is None:
             raise PeerUnavailable(f"{endpoint} did not say who it is")
@@ -404,6 +418,7 @@ class Node:
 
     async def wait_joined(self) -> None:
         """Wait until another node was found; at once when there is no bootstrap to ask."""
+        self._require_open()
         await self._dht.wait_joined()
 
     def events(self) -> EventStream:
@@ -430,6 +445,10 @@ class Node:
             calls_running=self._rpc.running,
         )
 
+    def _require_open(self) -> None:
+        if not self._is_open:
+            raise trio.ClosedResourceError("the block of this node was left")
+
     async def _join(self) -> None:
         with trio.move_on_after(self._config.join_deadline_s) as scope:
             await self._dht.wait_joined()
@@ -444,6 +463,7 @@ class Node:
     async def _say_goodbye(self) -> None:
         with trio.move_on_after(self._config.close_deadline_s, shield=True):
             await self._dht.wait_withdrawn()
+        self._is_open = False
         self._registry.close_links("the node is closing")
 
 
@@ -474,7 +494,8 @@ async def open_node(
     body_error: BaseException | None = None
     failure: BaseException | None = None
     try:
-        node = Node(config, credentials, network, _own_endpoint(config, network, socket.address, bootstraps), bootstraps)
+        own = _own_endpoint(config, network, socket.address, bootstraps)
+        node = Node(config, credentials, network, own, bootstraps)
         node._quic = quic = QuicEndpoint(
             socket,
             credentials,
@@ -482,11 +503,12 @@ async def open_node(
             idle_timeout_s=IDLE_KEEPALIVES * config.keepalive_s,
             random_bytes=os.urandom,
         )
-        async with _open_service_nursery() as services:
+        async with open_service_nursery() as services:
             await services.start(quic.serve)
             await services.start(partial(node._registry.serve, quic))
             await services.start(node._rpc.serve)
             await services.start(node._dht.serve)
+            node._is_open = True
             try:
                 await node._join()
                 yield node
@@ -496,7 +518,7 @@ async def open_node(
             finally:
                 await node._say_goodbye()
     except BaseExceptionGroup as group:
-        failure = _prefer_body_error(group, body_error)
+        failure = prefer_body_error(group, body_error)
     finally:
         socket.close()
     if failure is not None:
@@ -593,57 +615,3 @@ def _peer_info(link: QuicLink) -> PeerInfo:
         verified=link.verified,
         leaf=LEAF in link.capabilities,
     )
-
-
-@asynccontextmanager
-async def _open_service_nursery() -> AsyncGenerator[trio.Nursery, None]:
-    """A nursery whose children outlive the body's cancellation, never the block.
-
-    Withdrawals and farewells need the pump and the links after the body was cancelled.
-    """
-    shield = trio.CancelScope(shield=True)
-    opened = trio.Event()
-    nurseries: list[trio.Nursery] = []
-
-    async def hold() -> None:
-        with shield:
-            async with trio.open_nursery() as services:
-                nurseries.append(services)
-                opened.set()
-                await trio.sleep_forever()
-
-    async with trio.open_nursery() as supervisor:
-        supervisor.start_soon(hold)
-        try:
-            # Not ``supervisor.start``: cancelled during it, Trio would wait for a child that the shield keeps
-            # alive.  ``hold`` gets to ``opened.set()`` without a checkpoint that could be cancelled.
-            with trio.CancelScope(shield=True):
-                await opened.wait()
-            yield nurseries[0]
-        finally:
-            shield.cancel()
-
-
-def _prefer_body_error(
-    group: BaseExceptionGroup[BaseException], body_error: BaseException | None
-) -> BaseException:
-    """The one exception that a block which hides a nursery raises: nobody should have to write ``except*``.
-
-    Ctrl-C first, then the body's own error, then whatever made a task of the node fail.
-    """
-    urgent = group.subgroup((KeyboardInterrupt, SystemExit))
-    if urgent is not None:
-        return _sole_leaf(urgent)
-    if body_error is not None and not isinstance(body_error, trio.Cancelled):
-        return body_error
-    _, failures = group.split(trio.Cancelled)
-    if failures is None:
-        return group if body_error is None else body_error
-    return _sole_leaf(failures)
-
-
-def _sole_leaf(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
-

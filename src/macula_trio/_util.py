@@ -14,6 +14,12 @@ from macula_trio._ids import NodeId
 Address: TypeAlias = tuple[str, int]
 """A numeric host (IPv6 without brackets, with its scope if any) and a UDP port."""
 
+_IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+PORT_MAX: Final = 65535
+HOST_CHARS_MAX: Final = 253  # RFC 1035, section 2.3.4, less what a name's own lengths take
+
+_PORT = re.compile(r"[0-9]{1,5}")
 _URL_PREFIX = "https://"  # how v0.8 announces endpoints; accepted on receipt, never written
 
 
@@ -33,15 +39,25 @@ def parse_endpoint(text: str, *, port_min: int = 1) -> Address:
         raise ValueError(f"endpoint {text!r} is not HOST:PORT, such as 127.0.0.1:9443 or [::1]:9443")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
-        if ":" not in host:
+        if ":" not in host or not is_numeric(host):
             raise ValueError(f"endpoint {text!r}: brackets are for IPv6 addresses, such as [::1]:9443")
     elif ":" in host:
         raise ValueError(f"endpoint {text!r}: write an IPv6 address in brackets, such as [::1]:9443")
-    if not host or any(c.isspace() or c in "/@" for c in host):
+    if not _is_host(host):
         raise ValueError(f"endpoint {text!r}: {host!r} is not a host name or address")
-    if not (port_text.isascii() and port_text.isdigit() and port_min <= int(port_text) <= 65535):
-        raise ValueError(f"endpoint {text!r}: port {port_text!r} is not a number from {port_min} to 65535")
+    if not (_PORT.fullmatch(port_text) and port_min <= int(port_text) <= PORT_MAX):
+        raise ValueError(f"endpoint {text!r}: port {port_text!r} is not a number from {port_min} to {PORT_MAX}")
     return host, int(port_text)
+
+
+def _is_host(host: str) -> bool:
+    """Whether a resolver takes it at all; it must not meet what it raises `UnicodeError` for."""
+    if len(host) > HOST_CHARS_MAX or not host.isprintable() or any(c.isspace() or c in "/@" for c in host):
+        return False
+    try:
+        return bool(host.encode("idna"))
+    except UnicodeError:
+        return False
 
 
 def parse_bootstrap(text: str) -> tuple[NodeId | None, Address]:
@@ -74,9 +90,15 @@ def numeric_endpoint(text: str) -> Address:
     """
     host, port = parse_endpoint(text)
     ip = ipaddress.ip_address(host)  # ValueError for a name
-    if ip.is_unspecified or ip.is_multicast:
+    embedded = _embedded(ip)
+    if embedded.is_unspecified or embedded.is_multicast:
         raise ValueError(f"endpoint {text!r}: {host} is not the address of one node")
     return str(ip), port
+
+
+def _embedded(ip: _IpAddress) -> _IpAddress:
+    """The IPv4 address in an IPv6 one that means it, which not every Python judges by itself."""
+    return (ip.ipv4_mapped or ip) if isinstance(ip, ipaddress.IPv6Address) else ip
 
 
 def is_numeric(host: str) -> bool:
@@ -90,12 +112,12 @@ def is_numeric(host: str) -> bool:
 
 def is_unspecified(host: str) -> bool:
     """True for ``0.0.0.0`` and ``::``: addresses to listen on, never to announce."""
-    return is_numeric(host) and ipaddress.ip_address(host).is_unspecified
+    return is_numeric(host) and _embedded(ipaddress.ip_address(host)).is_unspecified
 
 
 def is_loopback(host: str) -> bool:
     """True for 127.0.0.0/8 and ``::1``."""
-    return is_numeric(host) and ipaddress.ip_address(host).is_loopback
+    return is_numeric(host) and _embedded(ipaddress.ip_address(host)).is_loopback
 
 
 NAME_BYTES_MAX: Final = 255  # a name travels in every call and message

@@ -177,6 +177,19 @@ def test_an_owner_who_renews_all_the_time_costs_no_memory() -> None:
         store.put(value(1, seq), NOW)
     assert len(store._heap) < 100
     assert store.expire(NOW + TTL) == 1
+    assert not store._slots_of
+
+
+def test_what_expires_first_goes_first_also_after_many_renewals() -> None:
+    owners = range(1, 100)
+    store = ValueStore[Value]()
+    for seq in (1, 2, 3):
+        for owner in owners:
+            store.put(value(owner, seq, expires_ms=NOW + (owner * 37) % 101), NOW)
+    for ms in range(1, 102):
+        assert store.next_expiry_ms == NOW + ms or ms in (37 * 100 % 101, 101)
+        store.expire(NOW + ms)
+    assert len(store) == 0
 
 
 # -- how much is held ------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def cli() -> None:
     Begin with `macula-trio demo`.
 
     Every command takes --json: stdout then holds exactly one JSON object (`subscribe`: one per line and message), or
-    nothing when the command failed. Errors are one line on stderr, `error: ...`. Exit codes: 0 done, 1 the operation
+    nothing when there is no result. Errors are one line on stderr, `error: ...`. Exit codes: 0 done, 1 the operation
     failed, 2 wrong usage, 130 interrupted.
     """
 
@@ -96,7 +96,7 @@ def node(
 @click.argument("file")
 @json_option
 def keygen(*, file: str, as_json: bool) -> int:
-    """Make an identity and write it to FILE, which only you can read.
+    """Make an identity and write it to FILE, for your eyes only.
 
     A file that exists is never overwritten.
     """
@@ -118,11 +118,11 @@ def keygen(*, file: str, as_json: bool) -> int:
 @click.option("--count", "times", type=click.IntRange(1, 1000), default=3, show_default=True, help="Round trips.")
 @one_shot(bootstrap=False)
 def ping(*, peer: Address, times: int, session: Session, as_json: bool) -> int:
-    """Ask the node at HOST:PORT who it is, and measure round trips to it."""
+    """Ask the node at HOST:PORT who it is; measure round trips."""
 
     async def work() -> int:
         address = await resolve(peer)
-        async with open_client(session, peer=address) as member:
+        async with open_client(session, waits_for=format_endpoint(address), peer=address) as member:
             contact, first = await member.ping_endpoint(format_endpoint(address))
             if not as_json:
                 say(f"{contact.endpoint} is {contact.node_id.hex()}")
@@ -133,7 +133,11 @@ def ping(*, peer: Address, times: int, session: Session, as_json: bool) -> int:
                 _tell_trip(number, trips[-1], as_json=as_json)
         if as_json:
             print_json(
-                {"endpoint": contact.endpoint, "node_id": contact.node_id.hex(), "seconds": [round(t, 6) for t in trips]}
+                {
+                    "endpoint": contact.endpoint,
+                    "node_id": contact.node_id.hex(),
+                    "seconds": [round(t, 6) for t in trips],
+                }
             )
         return 0
 
@@ -156,7 +160,7 @@ def call(*, procedure: str, args: object, session: Session, as_json: bool) -> in
     """
 
     async def work() -> int:
-        async with open_client(session) as member:
+        async with open_client(session, waits_for=procedure) as member:
             with member.events() as events:
                 result = await member.call(procedure, args)
                 called = await _facts(events, "rpc.called")
@@ -189,7 +193,7 @@ def publish(*, topic: str, payload: object, session: Session, as_json: bool) -> 
     """
 
     async def work() -> int:
-        async with open_client(session) as member:
+        async with open_client(session, waits_for=topic) as member:
             report = await member.publish(topic, payload)
         outcomes = {node_id.hex(): outcome.value for node_id, outcome in report.outcomes.items()}
         if as_json:
@@ -218,7 +222,7 @@ def subscribe(*, topic: str, limit: int | None, session: Session, as_json: bool)
     """
 
     async def work() -> int:
-        async with open_client(session, bounded=False) as member, AsyncExitStack() as stack:
+        async with open_client(session, waits_for=topic, bounded=False) as member, AsyncExitStack() as stack:
             with trio.fail_after(session.timeout_s):
                 messages = await stack.enter_async_context(member.subscribe(topic))
             note(f"subscribed {topic}")

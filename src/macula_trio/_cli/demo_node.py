@@ -10,15 +10,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import sys
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import trio
 
-from macula_trio import Call, Event, MeshError, Node, NodeConfig, open_node
+from macula_trio import Call, EventStream, MeshError, Node, NodeConfig, Reject, open_node
 
 CHUNK_BYTES: Final = 65536
 TABLE_POLL_S: Final = 0.1  # the table may also grow without an event
@@ -27,8 +26,10 @@ STDIN: Final = 0
 
 async def add(call: Call) -> object:
     """The handler of the demo: ``{"a": ..., "b": ...}`` to their sum."""
+    await trio.lowlevel.checkpoint()
     args = call.args
-    assert isinstance(args, dict)
+    if not isinstance(args, dict) or not {"a", "b"} <= args.keys():
+        raise Reject("bad_args", "give a map with a and b")
     return args["a"] + args["b"]
 
 
@@ -46,6 +47,7 @@ class DemoNode:
 
     async def serve(self, request: Mapping[str, Any]) -> None:
         """Do one thing and answer."""
+        await trio.lowlevel.checkpoint()
         try:
             result = await getattr(self, f"do_{request['do']}")(request)
         except (MeshError, OSError, ValueError) as exc:
@@ -85,6 +87,7 @@ class DemoNode:
 
     async def do_wait_known(self, request: Mapping[str, Any]) -> dict[str, bool]:
         """Wait until the routing table holds so many nodes; gives each and whether it was we who dialed it."""
+        await trio.lowlevel.checkpoint()
         with self._node.events() as events:
             while len(self._node.known_nodes()) < request["nodes"]:
                 with trio.move_on_after(TABLE_POLL_S):
@@ -100,52 +103,52 @@ class DemoNode:
 
 def tell(line: Mapping[str, object]) -> None:
     """Write one line to the parent; it reads always, so this does not block for long."""
-    sys.stdout.write(f"{json.dumps(line)}\n")
-    sys.stdout.flush()
+    with suppress(BrokenPipeError):  # the parent is gone, and stdin says so as well
+        sys.stdout.write(f"{json.dumps(line)}\n")
+        sys.stdout.flush()
 
 
-async def _lines() -> AsyncGenerator[dict[str, Any], None]:
-    """What the parent says.  A thread, because not every system can wait for a pipe otherwise."""
-    rest = b""
-    while chunk := await trio.to_thread.run_sync(os.read, STDIN, CHUNK_BYTES, abandon_on_cancel=True):
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield json.loads(line)
+class Parent:
+    """What the parent says.  Reads in a thread, because not every system can wait for a pipe otherwise."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    async def listen(self) -> dict[str, Any] | None:
+        """Wait for the next line; None when there will be no more."""
+        await trio.lowlevel.checkpoint()
+        while b"\n" not in self._rest:
+            chunk = await trio.to_thread.run_sync(os.read, STDIN, CHUNK_BYTES, abandon_on_cancel=True)
+            if not chunk:
+                return None
+            self._rest += chunk
+        line, _, self._rest = self._rest.partition(b"\n")
+        request: dict[str, Any] = json.loads(line)
+        return request
 
 
 async def main() -> None:
     """Be a node until stdin ends."""
-    async with aclosing(_lines()) as lines:
-        async for config in lines:
-            await _serve(NodeConfig(**config), lines)
+    parent = Parent()
+    config = await parent.listen()
+    if config is None:
+        return
+    async with open_node(NodeConfig(**config)) as node:
+        with node.events() as events:  # before the parent can ask for anything
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_tell_events, events)
+                demo_node = DemoNode(node, nursery)
+                tell({"ready": {"endpoint": node.endpoint, "node_id": node.node_id.hex()}})
+                while (request := await parent.listen()) is not None:
+                    nursery.start_soon(demo_node.serve, request)
+                nursery.cancel_scope.cancel()
 
 
-async def _serve(config: NodeConfig, lines: AsyncGenerator[dict[str, Any], None]) -> None:
-    async with open_node(config) as node, trio.open_nursery() as nursery:
-        demo_node = DemoNode(node, nursery)
-        tell({"ready": {"endpoint": node.endpoint, "node_id": node.node_id.hex(), "pid": os.getpid()}})
-        nursery.start_soon(_tell_events, node)
-        async for request in lines:
-            nursery.start_soon(demo_node.serve, request)
-        nursery.cancel_scope.cancel()
-
-
-async def _tell_events(node: Node) -> None:
-    with node.events() as events:
-        async for event in events:
-            _tell_event(event)
-
-
-def _tell_event(event: Event) -> None:
-    tell({"event": event.name, "facts": dict(event.facts)})
+async def _tell_events(events: EventStream) -> None:
+    async for event in events:
+        tell({"event": event.name, "facts": dict(event.facts)})
 
 
 if __name__ == "__main__":
-    # Ctrl-C on a terminal reaches every process of it; only the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    try:
-        trio.run(main)
-    except BrokenPipeError:  # the parent is gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its exit
-        sys.exit(1)
+    trio.run(main)

@@ -6,9 +6,10 @@ import click
 
 from macula_trio import Record
 from macula_trio._cli.options import KEY, VALUE, Session, one_shot
-from macula_trio._cli.output import ID_DIGITS, count, json_text, note, print_json, print_table, say, when
+from macula_trio._cli.output import ID_DIGITS, count, json_text, note, print_json, print_table, say
 from macula_trio._cli.runner import open_client, run
 from macula_trio._identity.record import Kind
+from macula_trio._net.udp import UdpNetwork
 
 _KINDS = click.Choice(["service", "subscriber"])
 
@@ -33,13 +34,14 @@ def get(*, key: bytes, kind: Kind | None, session: Session, as_json: bool) -> in
     """
 
     async def work() -> int:
-        async with open_client(session) as member:
+        async with open_client(session, waits_for=key.hex()) as member:
             records = await member.find_value(key, kind=kind)
         if as_json:
             print_json({"key": key.hex(), "values": [_described(record) for record in records]})
         if not records:
             raise click.ClickException(f"no value under key {key.hex()}")
         if not as_json:
+            now_ms = UdpNetwork().wall_clock_ms()
             print_table(
                 ["owner", "kind", "endpoint", "expires", "metadata"],
                 (
@@ -47,7 +49,7 @@ def get(*, key: bytes, kind: Kind | None, session: Session, as_json: bool) -> in
                         record.node_id.hex()[:ID_DIGITS],
                         record.kind,
                         record.endpoint or "",
-                        when(record.expires_ms),
+                        f"in {(record.expires_ms - now_ms) // 1000} s",
                         json_text(record.metadata),
                     ]
                     for record in records
@@ -82,7 +84,7 @@ def put(*, key: bytes, value: dict[str, object], kind: Kind, session: Session, a
     """
 
     async def work() -> int:
-        async with open_client(session) as member:
+        async with open_client(session, waits_for=key.hex()) as member:
             report = await member.store(key, value, kind=kind)
         stored = [node_id.hex() for node_id in report.stored]
         if as_json:
@@ -115,10 +117,10 @@ def put(*, key: bytes, value: dict[str, object], kind: Kind, session: Session, a
 @click.argument("target", metavar="ID", type=KEY)
 @one_shot()
 def find_node(*, target: bytes, session: Session, as_json: bool) -> int:
-    """Print the nodes closest to ID, nearest first, as the network knows them."""
+    """Print the nodes closest to ID, nearest first."""
 
     async def work() -> int:
-        async with open_client(session) as member:
+        async with open_client(session, waits_for=target.hex()) as member:
             found = await member.find_node(target)
         if as_json:
             nodes = [{"node_id": contact.node_id.hex(), "endpoint": contact.endpoint} for contact in found]

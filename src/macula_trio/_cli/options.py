@@ -18,10 +18,11 @@ from macula_trio._util import Address, parse_bootstrap, parse_endpoint, validate
 Command: TypeAlias = Callable[..., Any]
 
 TIMEOUT_S: Final = 5.0  # that of a call in v0.8
+SHOWN_MAX: Final = 40  # characters of a bad value in a complaint
 TIMEOUT_MAX_S: Final = 300.0  # NodeConfig.call_timeout_max_s: a handler gets no more
 
 
-class _Judged(click.ParamType):
+class _Judged(click.ParamType[Any]):
     """A parameter that a function reads; its ValueError or MeshError is the complaint."""
 
     def __init__(self, name: str, read: Callable[[str], object]) -> None:
@@ -112,7 +113,7 @@ def _no_constant(name: str) -> object:
 
 
 def _cut(text: str) -> str:
-    return repr(text if len(text) <= 40 else f"{text[:37]}...")
+    return repr(text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}...")
 
 
 JSON: Final = _Judged("json", read_json)
@@ -192,6 +193,7 @@ realm_option: Final = click.option("--realm", required=True, metavar="NAME", hel
 trust_option: Final = click.option(
     "--trust",
     type=_TRUST,
+    metavar="open|unverified",
     default="open",
     show_default=True,
     help="Whom to talk to: nodes that prove their keys, or also those that prove nothing (v0.8).",
@@ -205,7 +207,13 @@ def one_shot(*, bootstrap: bool = True) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def packed(
-            *, realm: str, identity: str | None, trust: Trust, timeout: float, bootstrap: tuple[str, ...] = (), **rest: Any
+            *,
+            realm: str,
+            identity: str | None,
+            trust: Trust,
+            timeout: float,
+            bootstrap: tuple[str, ...] = (),
+            **rest: Any,
         ) -> Any:
             session = Session(bootstrap=bootstrap, realm=realm, identity=identity, trust=trust, timeout_s=timeout)
             return command(session=session, **rest)

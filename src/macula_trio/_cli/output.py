@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import base64
 import json
-import sys
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Final
 
+import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -20,7 +20,7 @@ from rich.text import Text
 from macula_trio import NodeId
 
 ID_DIGITS: Final = 16  # of a node id in a table of 80 columns; --json has all 64
-_CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+_CONTROLS: Final = {code: f"\\u{code:04x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 
 
 def one_line(text: str) -> str:
@@ -51,34 +51,28 @@ def json_text(value: object) -> str:
 
 def print_json(value: object) -> None:
     """Write one JSON object as one line to stdout, now."""
-    print(json.dumps(plain(value)), flush=True)
+    click.echo(json.dumps(plain(value)))
 
 
-def say(text: str, *, style: str = "", stderr: bool = False) -> None:
-    """Write one line for people, now; it is not folded."""
-    _console(stderr=stderr).print(Text(text, style), soft_wrap=True)
-    (sys.stderr if stderr else sys.stdout).flush()
+def say(text: str, *, bold: bool = False, dim: bool = False, stderr: bool = False) -> None:
+    """Write one line for people, now."""
+    click.secho(text, bold=bold or None, dim=dim or None, err=stderr, color=False if "NO_COLOR" in os.environ else None)
 
 
 def note(text: str) -> None:
     """Say something beside the result: on stderr."""
-    say(text, style="dim", stderr=True)
+    say(text, dim=True, stderr=True)
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write a table for people."""
+    """Write a table for people, as wide as the terminal, or 80 columns."""
     table = Table(*headings, box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for row in rows:
         table.add_row(*(Text(one_line(cell)) for cell in row))
-    _console(stderr=False).print(table)
-
-
-def when(unix_ms: int) -> str:
-    """Write a time of the DHT."""
-    try:
-        return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    except (OverflowError, ValueError, OSError):  # a peer may claim any number
-        return f"{unix_ms} ms"
+    console = Console(highlight=False, markup=False, emoji=False)
+    with console.capture() as drawn:  # rich ends the program itself when a pipe breaks under it
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in drawn.get().splitlines()))
 
 
 def milliseconds(seconds: float) -> str:
@@ -89,7 +83,3 @@ def milliseconds(seconds: float) -> str:
 def count(number: int, noun: str) -> str:
     """Write ``1 hop``, ``2 hops``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _console(*, stderr: bool) -> Console:
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)

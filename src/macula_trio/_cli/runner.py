@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -62,6 +63,9 @@ async def _until_signalled(work: Callable[[], Awaitable[int]]) -> tuple[int, int
                     code = await work()
             except click.ClickException as exc:
                 error = exc  # raised where no nursery wraps it
+            except BrokenPipeError:
+                code = 1  # as `| head` does it: nobody is there to be told
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains at its exit
             nursery.cancel_scope.cancel()
     return code, number, error
 
@@ -71,10 +75,8 @@ def failures() -> Generator[None, None, None]:
     """Turn what can go wrong in an operation into one line and exit code 1."""
     try:
         yield
-    except trio.TooSlowError as exc:
-        raise click.ClickException("no answer in time; --timeout SECONDS gives more") from exc
     except BrokenPipeError:
-        raise  # who read our output is gone; click ends quietly
+        raise  # who read our output is gone
     except OSError as exc:
         raise click.ClickException(exc.strerror or str(exc)) from exc
     except (MeshError, ValueError) as exc:
@@ -89,6 +91,8 @@ def _addresses() -> Generator[None, None, None]:
     except OSError as exc:
         mend = _MENDS.get(exc.errno or 0, "")
         raise click.UsageError(f"{exc.strerror or exc}{mend}") from exc
+    except ValueError as exc:  # a host that cannot be a name, such as one with a label of 100 letters
+        raise click.UsageError(str(exc)) from exc
 
 
 @asynccontextmanager
@@ -104,25 +108,31 @@ async def open_member(config: NodeConfig, identity: Identity) -> AsyncGenerator[
 
 @asynccontextmanager
 async def open_client(
-    session: Session, *, peer: Address | None = None, bounded: bool = True
+    session: Session, *, waits_for: str, peer: Address | None = None, bounded: bool = True
 ) -> AsyncGenerator[Node, None]:
     """Join for the length of one command.
 
     Args:
       session: the command's options.
+      waits_for: whose answer it is that may come too late, for the complaint.
       peer: whom the command will dial, numeric; the first bootstrap node by default.
       bounded: whether ``--timeout`` ends the block, or only the joining.
 
     Raises:
-      trio.TooSlowError: the time is over.
+      click.ClickException: the time is over.
     """
     deadline = trio.current_time() + session.timeout_s
     identity = session.load_identity()
     if peer is None:
         peer = await resolve(parse_bootstrap(session.bootstrap[0])[1])
     async with open_member(session.config(peer=peer), identity) as node:
-        with trio.fail_at(deadline if bounded else inf):
+        with trio.CancelScope(deadline=deadline if bounded else inf) as scope:
+            await trio.lowlevel.checkpoint()  # joining may have taken all the time that there was
             yield node
+        if scope.cancelled_caught:
+            raise click.ClickException(
+                f"{waits_for}: no answer within {session.timeout_s:g} s; --timeout SECONDS gives more"
+            )
 
 
 async def resolve(address: Address) -> Address:

@@ -28,6 +28,7 @@ from macula_trio.errors import PeerUnavailable, QuorumNotReached, RemoteProtocol
 VALUES_PER_REPLY: Final = 64  # of at most 4 KiB each: well inside a frame; more follow by ``after``
 PAGES_MAX: Final = 64  # per node and lookup: 4,096 values, what one key may hold
 PATIENCE_S: Final = 0.5  # for the last replicas, once a value is found and nobody else is left to ask
+STORE_ATTEMPTS: Final = 2  # the second one is above the version that a replica refused us for
 REPAIRS_MAX: Final = 32  # stale replicas under repair at once
 CORRELATION_BYTES: Final = 16
 PING_BYTES: Final = 7  # a PING's timestamp is a signed 64-bit integer
@@ -189,9 +190,7 @@ class DhtClient:
         after: bytes | None = None
         for _ in range(PAGES_MAX):
             reply = await link.ask(
-                wire.FindValue(
-                    key=key, kind=kind, limit=VALUES_PER_REPLY, after=after, correlation_id=self._new_id()
-                ),
+                wire.FindValue(key=key, kind=kind, limit=VALUES_PER_REPLY, after=after, correlation_id=self._new_id()),
                 wire.FindValueReply,
             )
             page = self._verified(key, kind, reply.value)
@@ -271,7 +270,7 @@ class DhtClient:
         self, key: bytes, kind: Kind, endpoint: str | None, metadata: Mapping[str, object], expires_ms: int
     ) -> StoreReport:
         closest = await self.find_node(key)
-        for attempt in (1, 2):
+        for _ in range(STORE_ATTEMPTS):
             sequence = max(self._sequences.get((key, kind), 0) + 1, self._wall_clock_ms())
             self._sequences[key, kind] = sequence
             record = sign_record(
@@ -285,7 +284,7 @@ class DhtClient:
                 expires_ms=expires_ms,
             )
             report = await self._put(record, closest)
-            if "stale" not in report.refused.values() or attempt == 2:
+            if "stale" not in report.refused.values():
                 break
             # A replica holds a later version of ours, from before a restart or a step of the clock; `_put` has
             # noted its sequence number, and the second attempt goes above it.
@@ -308,9 +307,7 @@ class DhtClient:
             outcomes[self._own] = self._store.put(record, self._wall_clock_ms()).reason
 
         async def one(contact: Contact) -> None:
-            request = wire.Store(
-                key=record.key, value=record.to_value(), correlation_id=self._new_id()
-            )
+            request = wire.Store(key=record.key, value=record.to_value(), correlation_id=self._new_id())
             try:
                 reply = await self.attempt(contact, lambda link: link.ask(request, wire.StoreReply))
             except QUERY_ERRORS:
@@ -354,9 +351,7 @@ class DhtClient:
             self._repairing += self._background.start_soon(self._repair_one, contact, record, name=task)
 
     async def _repair_one(self, contact: Contact, record: Record) -> None:
-        request = wire.Store(
-            key=record.key, value=record.to_value(), correlation_id=self._new_id()
-        )
+        request = wire.Store(key=record.key, value=record.to_value(), correlation_id=self._new_id())
         try:
             await self.attempt(contact, lambda link: link.ask(request, wire.StoreReply))
         except QUERY_ERRORS:

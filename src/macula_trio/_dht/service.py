@@ -14,7 +14,7 @@ import trio
 
 from macula_trio._background import Background
 from macula_trio._dht.advertiser import Advertiser
-from macula_trio._dht.client import QUERY_ERRORS, VALUES_PER_REPLY, DhtClient, DhtSettings, StoreReport
+from macula_trio._dht.client import QUERY_ERRORS, VALUES_PER_REPLY, DhtClient, DhtSettings
 from macula_trio._dht.storage import ValueStore
 from macula_trio._dht.table import K, RoutingTable, id_in_bucket
 from macula_trio._events import EventBus

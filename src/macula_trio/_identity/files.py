@@ -76,7 +76,7 @@ class Identity(Credentials):
         except OSError as exc:
             raise IdentityFileError(f"identity {target}: cannot be written: {exc.strerror}") from exc
         finally:
-            os.unlink(temporary)
+            Path(temporary).unlink()
 
     @classmethod
     def load_or_create(cls, path: str | os.PathLike[str]) -> Self:

@@ -126,7 +126,13 @@ class Credentials:
             raise IdentityFileError(str(exc)) from None
         if not self.chain:
             raise IdentityFileError("there is no certificate for the key")
-        if spki_of_certificate(self.chain[0]) != own:
+        if len(self.chain) > CHAIN_LENGTH_MAX:
+            raise IdentityFileError(f"{len(self.chain)} certificates; peers accept at most {CHAIN_LENGTH_MAX}")
+        try:
+            certified = spki_of_certificate(self.chain[0])
+        except (ValueError, UnsupportedAlgorithm) as exc:
+            raise IdentityFileError("the first certificate has a key of an unknown kind") from exc
+        if certified != own:
             raise IdentityFileError("the first certificate is not for this private key")
         object.__setattr__(self, "spki", own)  # attrs' way for derived fields of a frozen class
         object.__setattr__(self, "node_id", node_id_of(own))
@@ -158,7 +164,7 @@ class Credentials:
             raise IdentityFileError("the private key is not Ed25519, ECDSA or RSA")
         try:
             certificates = x509.load_pem_x509_certificates(key if chain is None else chain)
-        except ValueError as exc:
+        except (ValueError, x509.InvalidVersion) as exc:
             raise IdentityFileError("no certificate in PEM form found") from exc
         return cls(private_key, tuple(certificates))
 

@@ -14,7 +14,7 @@ import attrs
 
 from macula_trio._identity.keys import Credentials, load_spki, node_id_of, verify
 from macula_trio._ids import ID_BYTES, NodeId
-from macula_trio._wire.codec import pack_canonical
+from macula_trio._wire.codec import pack_canonical, unpack_map
 from macula_trio.errors import ErrorCode, RemoteProtocolError, TrustError
 
 Kind: TypeAlias = Literal["service", "subscriber"]
@@ -183,7 +183,8 @@ def read_record(value: Mapping[str, object], *, realm: str, key: bytes) -> Recor
         kind=kind,
         node_id=NodeId(node_id),
         endpoint=endpoint,
-        metadata=metadata,
+        # As it was signed: a peer can spell the same data with MessagePack's str, and would be believed.
+        metadata=unpack_map(data[len(_CONTEXT) :])["metadata"],
         seq=seq,
         expires_ms=expires_ms,
         spki=spki,

@@ -9,7 +9,6 @@ that datagrams and flushes cost, so writes of many tasks share a flush.
 from __future__ import annotations
 
 import enum
-import heapq
 import io
 import logging
 import ssl
@@ -35,6 +34,7 @@ from aioquic.quic.retry import QuicRetryTokenHandler
 
 from macula_trio._identity.keys import Credentials
 from macula_trio._identity.proof import channel_binding
+from macula_trio._net.timers import Timers
 from macula_trio._util import Address, is_loopback
 from macula_trio.abc import DatagramSocket
 from macula_trio.errors import ErrorCode
@@ -52,6 +52,9 @@ HANDSHAKE_DEADLINE_S: Final = 5.0  # for TLS and proof together, of a peer that 
 TIMER_SLACK_S: Final = 1e-6  # waking exactly at get_timer() can livelock aioquic's loss detection
 CONNECTION_ID_BYTES: Final = 8
 RETRY_CONNECTION_ID_BYTES: Final = 8
+
+_LONG_HEADER: Final = 0x80  # RFC 9000, section 17.2: form bit; then a version of 4 bytes, then the id's length
+_LONG_HEADER_BYTES_MIN: Final = 5
 
 # What aioquic takes for the address of a peer that we dialed: constant, so that a path can change under it.
 _DIALED_PEER: Final = ("dialed", 0)
@@ -143,8 +146,6 @@ class Connection:
         self._quic = quic
         self._secrets = secrets
         self._deadline = deadline  # on Trio's clock; inf once the peer has proven itself
-        self._timer_at: float | None = None
-        self._heap_at: float | None = None
         self._cids: dict[bytes, None] = {}
         self._binding = b""
         self._handler: ConnectionHandler | None = None
@@ -219,8 +220,7 @@ class QuicEndpoint:
         self._written: dict[Connection, None] = {}
         self._read: dict[Connection, None] = {}
         self._work = trio.Event()
-        self._timers: list[tuple[float, int, Connection]] = []
-        self._timer_sequence = 0  # breaks ties in the heap: first armed, first fired
+        self._timers = Timers[Connection]()
         self._timer_kick = trio.Event()
         self.counters = EndpointCounters()
 
@@ -274,7 +274,7 @@ class QuicEndpoint:
     async def _fire_timers(self) -> None:
         while True:
             self._timer_kick = trio.Event()
-            with trio.move_on_at(self._timers[0][0] if self._timers else inf):
+            with trio.move_on_at(self._timers.next_due):
                 await self._timer_kick.wait()
             self._fire_due(trio.current_time())
             self._flush(self._written)
@@ -300,7 +300,7 @@ class QuicEndpoint:
                 self._socket.send_batch(pending)
         self._arm(connection)
 
-    # -- timers: one heap for all; an entry that comes too early is put back --------------------------------------
+    # -- timers ---------------------------------------------------------------------------------------------------
 
     def _arm(self, connection: Connection) -> None:
         if connection not in self._connections:
@@ -309,35 +309,21 @@ class QuicEndpoint:
         with self._contained(connection):
             timer = connection._quic.get_timer()
         due = min(inf if timer is None else timer + TIMER_SLACK_S, connection._deadline)
-        connection._timer_at = due
-        if due < (inf if connection._heap_at is None else connection._heap_at):
-            self._push_timer(connection, due)
-
-    def _push_timer(self, connection: Connection, due: float) -> None:
-        connection._heap_at = due
-        self._timer_sequence += 1
-        heapq.heappush(self._timers, (due, self._timer_sequence, connection))
-        if self._timers[0][2] is connection:
+        if self._timers.arm(connection, due):
             self._timer_kick.set()
 
     def _fire_due(self, now: float) -> None:
-        while self._timers and self._timers[0][0] <= now:
-            due, _, connection = heapq.heappop(self._timers)
-            if connection._heap_at != due or connection not in self._connections:
-                continue  # superseded by an earlier one, or gone
-            connection._heap_at = None
-            timer_at = connection._timer_at
-            if timer_at is not None and timer_at > now:
-                if timer_at < inf:
-                    self._push_timer(connection, timer_at)
-                continue
+        for connection in self._timers.due(now):
+            if connection not in self._connections:
+                continue  # ended by what another one's timer did
             if connection._deadline <= now:
                 self._close(connection, CloseReason.HANDSHAKE_TIMEOUT, ErrorCode.HANDSHAKE_TIMEOUT, error_code=1)
                 continue
             with self._contained(connection):
                 connection._quic.handle_timer(now=now)
             self._drain_events(connection)
-            self._mark_written(connection)
+            if connection in self._connections:
+                self._mark_written(connection)
 
     # -- datagrams in ---------------------------------------------------------------------------------------------
 
@@ -385,7 +371,8 @@ class QuicEndpoint:
             if validated is None:
                 return None
             original_cid, retry_cid = validated, header.destination_cid
-        return self._accept_connection(header, original_cid, retry_cid, source, len(data), now)
+        size = min(self._datagram_bytes(source), len(data))
+        return self._accept_connection(header, (original_cid, retry_cid), source, size, now)
 
     def _validate_address(self, header: QuicHeader, source: Address, now: float) -> bytes | None:
         """Demand a Retry, or check the token of one (RFC 9000, section 8.1.2)."""
@@ -417,17 +404,15 @@ class QuicEndpoint:
         return None
 
     def _accept_connection(
-        self, header: QuicHeader, original_cid: bytes, retry_cid: bytes | None, source: Address, size: int, now: float
+        self, header: QuicHeader, cids: tuple[bytes, bytes | None], source: Address, size: int, now: float
     ) -> Connection:
-        configuration, secrets = self._configure(is_client=False, size=min(self._datagram_bytes(source), size))
+        configuration, secrets = self._configure(is_client=False, size=size)
         quic = QuicConnection(
             configuration=configuration,
-            original_destination_connection_id=original_cid,
-            retry_source_connection_id=retry_cid,
+            original_destination_connection_id=cids[0],
+            retry_source_connection_id=cids[1],
         )
-        connection = Connection(
-            self, quic, secrets, path=source, is_dialed=False, deadline=now + HANDSHAKE_DEADLINE_S
-        )
+        connection = Connection(self, quic, secrets, path=source, is_dialed=False, deadline=now + HANDSHAKE_DEADLINE_S)
         self._adopt(connection, header.destination_cid, quic.host_cid)
         self._count_half_open(connection, +1)
         self.counters.connections_accepted += 1
@@ -520,9 +505,7 @@ class QuicEndpoint:
         elif isinstance(event, events.ConnectionTerminated):
             self._forget(connection)
             idle = event.reason_phrase == "Idle timeout"
-            self._tell_lost(
-                connection, CloseReason.IDLE if idle else CloseReason.CLOSED_BY_PEER, event.reason_phrase
-            )
+            self._tell_lost(connection, CloseReason.IDLE if idle else CloseReason.CLOSED_BY_PEER, event.reason_phrase)
 
     def _close(self, connection: Connection, reason: CloseReason, code: ErrorCode, *, error_code: int) -> None:
         if connection not in self._connections or connection._lost:
@@ -536,6 +519,7 @@ class QuicEndpoint:
 
     def _forget(self, connection: Connection) -> None:
         self._connections.pop(connection, None)
+        self._timers.disarm(connection)
         self._half_open.pop(connection, None)
         self._written.pop(connection, None)
         self._read.pop(connection, None)
@@ -565,6 +549,6 @@ def _destination_cid(data: bytes) -> bytes:
     """The destination connection id of a datagram's first packet (RFC 9000, section 17); b"" when cut off."""
     if not data:
         return b""
-    if data[0] & 0x80:
-        return data[6 : 6 + data[5]] if len(data) > 5 else b""
+    if data[0] & _LONG_HEADER:
+        return data[6 : 6 + data[5]] if len(data) > _LONG_HEADER_BYTES_MIN else b""
     return data[1 : 1 + CONNECTION_ID_BYTES]

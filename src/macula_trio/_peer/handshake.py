@@ -155,12 +155,12 @@ def _prove(party: LocalParty, side: Side, binding: bytes, peer_node_id: bytes) -
     )
 
 
-def _judge(
-    party: LocalParty, hello: Connect | Pong, side: Side, *, binding: bytes, addressed_to: bytes
-) -> RemoteParty:
+def _judge(party: LocalParty, hello: Connect | Pong, side: Side, *, binding: bytes, addressed_to: bytes) -> RemoteParty:
     """Check the proof in a CONNECT or PONG; without one, ask the trust policy."""
     if len(hello.capabilities) > CAPABILITIES_MAX:
-        raise RemoteProtocolError(f"peer announces {len(hello.capabilities)} capabilities", code=ErrorCode.LIMIT_EXCEEDED)
+        raise RemoteProtocolError(
+            f"peer announces {len(hello.capabilities)} capabilities", code=ErrorCode.LIMIT_EXCEEDED
+        )
     verified = hello.proof is not None
     if hello.proof is not None:
         if hello.node_id is None or hello.certificate_chain is None or hello.instance is None:
@@ -168,9 +168,7 @@ def _judge(
         key = load_chain(hello.certificate_chain)
         if node_id_of(spki(key)) != hello.node_id:
             raise TrustError("node_id is not that of the certificate's key")
-        data = proof_data(
-            side, binding=binding, node_id=hello.node_id, peer_node_id=addressed_to, realm=party.realm
-        )
+        data = proof_data(side, binding=binding, node_id=hello.node_id, peer_node_id=addressed_to, realm=party.realm)
         verify(key, hello.proof, data)
     elif party.trust.kind != "unverified":
         raise TrustError("peer proves nothing; only Trust.unverified() talks to such peers")

@@ -229,7 +229,8 @@ class QuicLink:
     async def ask(self, request: Message, reply_type: type[ReplyT]) -> ReplyT:
         """Send a request and wait for its reply."""
         key = correlation_of(request)
-        assert key is not None and key[1] is not None, "not a request"
+        assert key is not None, "not a request"
+        assert key[1] is not None, "a request needs something to tell its reply by"
         assert key not in self._pending, "correlation used twice"
         if len(self._pending) >= ASKS_MAX:
             raise PeerUnavailable(f"{self._label()}: {ASKS_MAX} requests are waiting for their answers already")

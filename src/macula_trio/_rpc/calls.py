@@ -26,10 +26,10 @@ def wire_budget_ms(remaining_s: float, *, ceiling_s: float) -> int:
     """Milliseconds that the peer may spend on a call, 1 to the ceiling: durations travel, never instants.
 
     Args:
-      remaining_s: until the caller's deadline; ``inf`` without one.
+      remaining_s: until the caller's deadline; ``inf`` without one, ``-inf`` when it is cancelled already.
       ceiling_s: the most that anybody gets.
     """
-    return max(1, int(min(remaining_s, ceiling_s) * 1000))
+    return max(1, int(max(0.0, min(remaining_s, ceiling_s)) * 1000))
 
 
 def granted_s(timeout_ms: int | None, *, default_s: float, ceiling_s: float) -> float:

@@ -18,7 +18,8 @@ class CallErrorInfo:
 
     Attributes:
       meaning: for people.
-      not_started: whether the handler certainly was not run, so that another provider may be tried.
+      not_started: whether another provider may be tried: the handler certainly was not run here, and the reason is
+        this node's, not the call's.
     """
 
     meaning: str
@@ -36,8 +37,8 @@ CALL_ERRORS: Final[Mapping[str, CallErrorInfo]] = MappingProxyType(
         # Ours.
         "busy": CallErrorInfo("the node, or its share for this caller, runs as many calls as it may", not_started=True),
         "draining": CallErrorInfo("the node is shutting down and takes no new calls", not_started=True),
-        "forbidden": CallErrorInfo("the node does not let this caller use the procedure", not_started=True),
-        "bad_payload": CallErrorInfo("the arguments could not be decoded", not_started=True),
+        "forbidden": CallErrorInfo("the node does not let this caller use the procedure", not_started=False),
+        "bad_payload": CallErrorInfo("the arguments could not be decoded", not_started=False),
         "internal_error": CallErrorInfo("the handler failed; its node has the traceback", not_started=False),
         "timeout": CallErrorInfo("the handler did not finish in the caller's time", not_started=False),
         "cancelled": CallErrorInfo("the call was given up while the handler ran", not_started=False),

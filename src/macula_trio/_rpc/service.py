@@ -250,6 +250,8 @@ class RpcService:
             encode_message(reply)  # too large for a frame: an error of the handler's, not of the link's
             return reply
         except Reject as exc:
+            if was_not_started(exc.code):  # it has: nobody may take this for leave to run it elsewhere
+                return _error_reply(call.call_id, "handler_error", str(exc))
             return _error_reply(call.call_id, exc.code, exc.message)
         except Exception:  # the handler is the application's; its traceback is for its log, not for the wire
             logger.exception("handler of %s failed", call.procedure)
@@ -304,17 +306,16 @@ class RpcService:
     async def _call(
         self, procedure: str, args: object, *, headers: Mapping[str, str] | None, select: str, idempotent: bool
     ) -> object:
-        providers = await self.providers(procedure)
-        if not providers:
-            raise NoProviders(procedure)
+        candidates = self._selector.order(await self.providers(procedure), select, procedure)
         started = trio.current_time()
         call_id = self._random_bytes(16)
         failure: MeshError = NoProviders(procedure)
-        for contact in self._selector.order(providers, select, procedure)[:ATTEMPTS_MAX]:
+        for contact in candidates[:ATTEMPTS_MAX]:
             try:
                 result = await self._call_provider(contact, call_id, procedure, args, headers)
             except _NotStarted as exc:
-                self._forget_provider(procedure, contact)
+                if not (isinstance(exc.error, RemoteCallError) and exc.error.code == "busy"):
+                    self._forget_provider(procedure, contact)  # a busy one is there, and soon free again
                 failure = exc.error
                 continue
             except PeerUnavailable as exc:

@@ -301,6 +301,7 @@ def decode_payload(data: bytes, content_type: str | None = None) -> Any:
             check_application_value(value, binary=False)
         elif content_type == CONTENT_MSGPACK:
             value = _unpack(data, _build_plain_map)
+            check_unpacked((value,))  # here, because msgpack's class for ext types is a tuple
             check_application_value(value, binary=True)
         elif content_type == CONTENT_OCTETS:
             value = data

@@ -49,9 +49,7 @@ async def open_mesh(
                 bootstrap=() if not nodes else (sim_address(1),),
                 role="edge" if nodes else "bootstrap",
             )
-            node = await stack.enter_async_context(
-                open_node(own, identity=sim_identity(number + 1), network=network)
-            )
+            node = await stack.enter_async_context(open_node(own, identity=sim_identity(number + 1), network=network))
             nodes.append(node)
         yield nodes
         await trio.lowlevel.checkpoint()

@@ -1,0 +1,68 @@
+"""Timers of many things in one heap: cheap to move, because most of them move before they fire.
+
+Pure.  A timer that moves later leaves its old entry in the heap, and is put back when that one comes up.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable, Iterator
+from math import inf
+from typing import Generic, TypeVar
+
+import attrs
+
+T = TypeVar("T", bound=Hashable)
+
+
+@attrs.define(eq=False)
+class _Timer:
+    due: float  # when it is meant to fire; inf: not at all
+    queued: float = inf  # its entry in the heap that counts; inf: none
+
+
+@attrs.define(eq=False)
+class Timers(Generic[T]):
+    """At most one timer for each item."""
+
+    _timers: dict[T, _Timer] = attrs.field(factory=dict, init=False)
+    _heap: list[tuple[float, int, T]] = attrs.field(factory=list, init=False)
+    _sequence: int = attrs.field(default=0, init=False)  # breaks ties: first queued, first fired
+
+    @property
+    def next_due(self) -> float:
+        """When `due` should be called next; sometimes earlier than needed, never later."""
+        return self._heap[0][0] if self._heap else inf
+
+    def arm(self, item: T, due: float) -> bool:
+        """Set or move the timer of ``item`` (``inf``: none); True when `next_due` has become earlier."""
+        timer = self._timers.setdefault(item, _Timer(due))
+        timer.due = due
+        if due >= timer.queued:
+            return False
+        before = self.next_due
+        self._queue(item, timer)
+        return due < before
+
+    def disarm(self, item: T) -> None:
+        """Forget an item."""
+        self._timers.pop(item, None)
+
+    def due(self, now: float) -> Iterator[T]:
+        """The items whose time has come, in its order; each fires once until it is armed again."""
+        while self._heap and self._heap[0][0] <= now:
+            queued, _, item = heapq.heappop(self._heap)
+            timer = self._timers.get(item)
+            if timer is None or timer.queued != queued:
+                continue  # forgotten, or superseded by an earlier entry
+            timer.queued = inf
+            if timer.due <= now:
+                timer.due = inf
+                yield item
+            elif timer.due < inf:
+                self._queue(item, timer)
+
+    def _queue(self, item: T, timer: _Timer) -> None:
+        timer.queued = timer.due
+        self._sequence += 1
+        heapq.heappush(self._heap, (timer.due, self._sequence, item))

@@ -1,0 +1,217 @@
+"""Wrong usage is one line that names the thing and the mend, exit code 2, no traceback, nothing on stdout."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from macula_trio import Identity, NodeConfig
+from macula_trio._cli import commands
+from macula_trio._cli.main import main
+
+HEX: Final = "ab" * 32
+SOMEWHERE: Final = ["--bootstrap", "127.0.0.1:9", "--realm", "org.example.test"]
+REALM: Final = ["--realm", "org.example.test"]
+
+# Arguments, and a piece of the complaint.
+BAD: Final = [
+    (["nonsense"], "nonsense"),
+    (["node"], "--realm"),
+    (["node", "--realm", "two words"], "'two words'"),
+    (["node", *REALM, "--listen", "here"], "listen: endpoint 'here' is not HOST:PORT"),
+    (["node", *REALM, "--listen", "127.0.0.1:70000"], "'70000' is not a number"),
+    (["node", *REALM, "--listen", "::1:9443"], "in brackets"),
+    (["node", *REALM, "--listen", "192.0.2.1:0"], "--listen takes an address of this machine"),
+    (["node", *REALM, "--bootstrap", "127.0.0.1"], "--bootstrap"),
+    (["node", *REALM, "--bootstrap", "127.0.0.1:0"], "port '0'"),
+    (["node", *REALM, "--bootstrap", "abc@127.0.0.1:9"], "node id"),
+    (["node", *REALM, "--bootstrap", "no-such-host.invalid:9"], "no-such-host.invalid"),
+    (["node", *REALM, "--advertise", "0.0.0.0:9443"], "advertise"),
+    (["node", *REALM, "--role", "king"], "'king'"),
+    (["node", *REALM, "--identity", "missing/directory/node.pem"], "missing/directory/node.pem"),
+    (["node", *REALM, "--trust", "nobody"], "'nobody' is not one of open, unverified"),
+    (["node", *REALM, "--trust", "realm:ca.pem"], "not available yet"),
+    (["node", *REALM, "--trust", f"only:{HEX}"], "not available yet"),
+    (["node", *REALM, "--trust", "only:12"], "64 hexadecimal digits"),
+    (["node", *REALM, "--health", "127.0.0.1:8080"], "--health"),
+    (["ping", "127.0.0.1"], "not HOST:PORT"),
+    (["ping", "127.0.0.1:9"], "--realm"),
+    (["ping", "127.0.0.1:9", *REALM, "--count", "0"], "--count"),
+    (["ping", "no-such-host.invalid:9", *REALM], "no-such-host.invalid"),
+    (["keygen"], "FILE"),
+    (["keygen", "missing/directory/node.pem"], "missing/directory/node.pem"),
+    (["call", "math.add"], "JSON"),
+    (["call", "math.add", "{}"], "--bootstrap"),
+    (["call", "math.add", "{}", "--bootstrap", "127.0.0.1:9"], "--realm"),
+    (["call", "math.add", "{a: 1}", *SOMEWHERE], "'{a: 1}' is not JSON"),
+    (["call", "math.add", "NaN", *SOMEWHERE], "NaN"),
+    (["call", "math.add", "[" * 100_000, *SOMEWHERE], "not JSON"),
+    (["call", "math..add", "{}", *SOMEWHERE], "'math..add'"),
+    (["call", "math.add", "{}", *SOMEWHERE, "--timeout", "soon"], "--timeout"),
+    (["call", "math.add", "{}", *SOMEWHERE, "--timeout", "0"], "above 0"),
+    (["call", "math.add", "{}", *SOMEWHERE, "--timeout", "nan"], "above 0"),
+    (["call", "math.add", "{}", *SOMEWHERE, "--identity", "missing.pem"], "missing.pem: no such file"),
+    (["publish", "a topic", "1", *SOMEWHERE], "'a topic'"),
+    (["publish", "topic", "one", *SOMEWHERE], "'one' is not JSON"),
+    (["subscribe", "topic", *SOMEWHERE, "--count", "-1"], "--count"),
+    (["dht", "get", "", *SOMEWHERE], "empty name"),
+    (["dht", "put", "key", *SOMEWHERE], "JSON-OR-TEXT"),
+    (["dht", "put", "key", "1", *SOMEWHERE, "--kind", "thing"], "'thing'"),
+    (["dht", "forget", "key", *SOMEWHERE], "forget"),
+    (["demo", "now"], "now"),
+]
+
+
+def complaint(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that the command wrote."""
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("error: ")
+    assert output.err.count("\n") == 1
+    return output.err
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD, ids=[f"{' '.join(a)[:60]}" for a, _ in BAD])
+def test_wrong_usage_is_one_line(
+    arguments: list[str],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert words in complaint(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_port_in_use_is_named_with_the_mend(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert main(["node", *REALM, "--listen", endpoint]) == 2
+    line = complaint(capsys)
+    assert f"cannot listen on {endpoint}" in line
+    assert "--listen" in line
+
+
+def test_a_key_that_does_not_match_its_certificate_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    key, _, _ = Identity.generate().to_pem().partition(b"-----BEGIN CERTIFICATE-----")
+    certificate = Identity.generate().to_pem()[len(key) :]
+    path = tmp_path / "node.pem"
+    path.write_bytes(key + certificate)
+    assert main(["node", *REALM, "--identity", str(path)]) == 2
+    line = complaint(capsys)
+    assert str(path) in line
+    assert "not for this private key" in line
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x00\xff", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"]
+)
+def test_a_file_that_holds_no_key_is_refused(
+    content: bytes, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "node.pem"
+    path.write_bytes(content)
+    assert main(["call", "math.add", "{}", *SOMEWHERE, "--identity", str(path)]) == 2
+    assert str(path) in complaint(capsys)
+
+
+def test_an_identity_that_is_a_directory_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["node", *REALM, "--identity", str(tmp_path)]) == 2
+    assert str(tmp_path) in complaint(capsys)
+
+
+def test_keygen_writes_a_file_that_only_its_owner_can_read(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "node.pem"
+    assert main(["keygen", str(path)]) == 0
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert capsys.readouterr().out == f"{Identity.load(path).node_id.hex()}\n"
+
+
+def test_keygen_never_overwrites(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "node.pem"
+    path.write_text("precious")
+    assert main(["keygen", str(path)]) == 2
+    assert str(path) in complaint(capsys)
+    assert path.read_text() == "precious"
+
+
+def test_a_bad_option_leaves_no_new_key_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["node", *REALM, "--identity", str(tmp_path / "node.pem"), "--listen", "nowhere"]) == 2
+    complaint(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ping", "127.0.0.1:9", *REALM],
+        ["call", "math.add", "{}", *SOMEWHERE],
+        ["publish", "topic", "{}", *SOMEWHERE],
+        ["subscribe", "topic", *SOMEWHERE],
+        ["dht", "get", "key", *SOMEWHERE],
+        ["dht", "put", "key", "text", *SOMEWHERE],
+        ["dht", "find-node", HEX, *SOMEWHERE],
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_a_mesh_that_is_not_there_is_one_line_and_exit_code_1(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--timeout", "0.3", "--json"]) == 1
+    assert "127.0.0.1:9" in complaint(capsys)
+
+
+def test_a_node_whose_bootstrap_is_not_there_runs_and_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+
+    def interrupt(text: str) -> None:
+        notes.append(text)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(commands, "NodeConfig", partial(NodeConfig, join_deadline_s=0.2))
+    monkeypatch.setattr(commands, "note", interrupt)
+    assert main(["node", *REALM, "--listen", "127.0.0.1:0", "--bootstrap", "127.0.0.1:9", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out).keys() == {"endpoint", "node_id", "realm", "role"}
+    assert notes == ["warning: no other node found yet by 127.0.0.1:9; trying on"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["dht"]])
+def test_no_command_shows_the_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main(arguments)
+    output = capsys.readouterr()
+    assert "Usage: macula-trio" in output.out + output.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["", "demo", "node", "call", "publish", "subscribe", "dht", "dht get", "dht put", "dht find-node", "ping"],
+)
+def test_help_fits_80_columns(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command.split(), "--help"]) == 0
+    assert max(len(line) for line in capsys.readouterr().out.splitlines()) <= 80
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("missing", ["click", "rich"])
+def test_without_its_extra_the_command_says_how_to_install_it(missing: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; import macula_trio._cli.main as m; sys.exit(m.main(['demo']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert 'pip install "macula-trio[cli]"' in done.stderr

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     Attribute = attrs.Attribute[Any]
 
 Role: TypeAlias = Literal["bootstrap", "gateway", "edge"]
+VALUE_TTL_MIN_S: Final = 20  # values are renewed every 10 s at most, and must survive until then
+VALUE_TTL_MAX_S: Final = 3600  # what replicas hold a value for, whatever its owner wishes
 ROLES: Final[tuple[Role, ...]] = ("bootstrap", "gateway", "edge")
 
 
@@ -99,7 +101,7 @@ def _check_bootstrap(_config: NodeConfig, field: Attribute, value: tuple[str, ..
 
 
 def _as_tuple(value: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(value, (str, bytes)):
+    if isinstance(value, str):
         raise ValueError(f"bootstrap: {value!r} is one text; write a list of endpoints: [{value!r}]")
     try:
         return tuple(value)
@@ -130,6 +132,12 @@ def _positive_count(config: NodeConfig, field: Attribute, value: object) -> None
     if not isinstance(value, int):
         raise ValueError(f"{field.name}: {value!r} is not a whole number above 0")
     _positive(config, field, value)
+
+
+def _check_ttl(_config: NodeConfig, field: Attribute, value: float) -> None:
+    _positive(_config, field, value)
+    if not VALUE_TTL_MIN_S <= value <= VALUE_TTL_MAX_S:
+        raise ValueError(f"{field.name}: {value!r} is not from {VALUE_TTL_MIN_S} to {VALUE_TTL_MAX_S} seconds")
 
 
 @attrs.frozen(kw_only=True)
@@ -176,7 +184,7 @@ class NodeConfig:
     dial_deadline_s: float = attrs.field(default=5.0, validator=_positive)
     query_deadline_s: float = attrs.field(default=2.0, validator=_positive)
     keepalive_s: float = attrs.field(default=10.0, validator=_positive)
-    value_ttl_s: float = attrs.field(default=300.0, validator=_positive)
+    value_ttl_s: float = attrs.field(default=300.0, validator=_check_ttl)
     call_timeout_default_s: float = attrs.field(default=5.0, validator=_positive)
     call_timeout_max_s: float = attrs.field(default=300.0, validator=_positive)
     handlers_max: int = attrs.field(default=1024, validator=_positive_count)

@@ -5,6 +5,7 @@ The only file besides ``testing/`` where randomness comes from; everything below
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 from collections.abc import AsyncGenerator, Mapping
@@ -38,6 +39,8 @@ from macula_trio._wire.codec import encode_frame
 from macula_trio._wire.frame import MessageType
 from macula_trio.abc import DatagramNetwork
 from macula_trio.errors import PeerUnavailable
+
+logger = logging.getLogger("macula_trio")
 
 INSTANCE_BYTES: Final = 16
 IDLE_KEEPALIVES: Final = 3  # QUIC's idle time-out in keepalive intervals (DESIGN section 6)
@@ -105,7 +108,7 @@ class EventStream:
     def __init__(self, bus: EventBus) -> None:
         self._bus = bus
         self._send, self._receive = trio.open_memory_channel[Event](EVENT_BUFFER)
-        self.missed = 0
+        self.missed: int = 0
 
     def __enter__(self) -> Self:
         self._bus.listen(self._on_event)
@@ -460,9 +463,7 @@ class Node:
             raise PeerUnavailable(f"no bootstrap node answered within {seconds:g} s: {bootstraps}")
         self._events.emit("node.join_delayed", bootstrap=bootstraps)
 
-    async def _say_goodbye(self) -> None:
-        with trio.move_on_after(self._config.close_deadline_s, shield=True):
-            await self._dht.wait_withdrawn()
+    def _say_goodbye(self) -> None:
         self._is_open = False
         self._registry.close_links("the node is closing")
 
@@ -488,6 +489,8 @@ async def open_node(
     """
     credentials = identity or Identity.generate()
     network = network or UdpNetwork()
+    if config.trust.kind == "unverified":
+        logger.warning("trust is unverified: peers that prove nothing can read, call and publish here")
     host, port = parse_endpoint(config.listen, port_min=0)
     bootstraps = [await _resolve_bootstrap(network, entry) for entry in config.bootstrap]
     socket = await network.bind((await network.resolve(host), port))
@@ -516,7 +519,9 @@ async def open_node(
                 body_error = exc
                 raise
             finally:
-                await node._say_goodbye()
+                with trio.move_on_after(config.close_deadline_s, shield=True):
+                    await node._dht.wait_withdrawn()
+                node._say_goodbye()
     except BaseExceptionGroup as group:
         failure = prefer_body_error(group, body_error)
     finally:

@@ -60,7 +60,7 @@ class ProtocolError(MeshError):
         if type(self) is ProtocolError:
             raise TypeError("raise LocalProtocolError or RemoteProtocolError")
         super().__init__(message)
-        self.code = code
+        self.code: ErrorCode = code
 
 
 class LocalProtocolError(ProtocolError):
@@ -76,7 +76,8 @@ class PayloadTooLarge(LocalProtocolError):
 
     def __init__(self, *, size: int, limit: int) -> None:
         super().__init__(f"payload of {size} bytes, limit {limit}", code=ErrorCode.FRAME_TOO_LARGE)
-        self.size, self.limit = size, limit
+        self.size: int = size
+        self.limit: int = limit
 
 
 class PeerUnavailable(MeshError):
@@ -100,7 +101,7 @@ class NoProviders(MeshError):
 
     def __init__(self, procedure: str) -> None:
         super().__init__(f"no node advertises {procedure!r}")
-        self.procedure = procedure
+        self.procedure: str = procedure
 
 
 class AlreadyAdvertised(MeshError):
@@ -108,7 +109,7 @@ class AlreadyAdvertised(MeshError):
 
     def __init__(self, procedure: str) -> None:
         super().__init__(f"this node already advertises {procedure!r}; leave that block first")
-        self.procedure = procedure
+        self.procedure: str = procedure
 
 
 class RemoteCallError(MeshError):
@@ -116,7 +117,8 @@ class RemoteCallError(MeshError):
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}" if message else code)
-        self.code, self.message = code, message
+        self.code: str = code
+        self.message: str = message
 
 
 class Reject(MeshError):
@@ -124,7 +126,8 @@ class Reject(MeshError):
 
     def __init__(self, code: str, message: str = "") -> None:
         super().__init__(f"{code}: {message}" if message else code)
-        self.code, self.message = code, message
+        self.code: str = code
+        self.message: str = message
 
 
 class CallTimeout(MeshError):
@@ -136,4 +139,5 @@ class QuorumNotReached(MeshError):
 
     def __init__(self, *, stored: int, wanted: int) -> None:
         super().__init__(f"stored on {stored} of {wanted} replicas")
-        self.stored, self.wanted = stored, wanted
+        self.stored: int = stored
+        self.wanted: int = wanted

@@ -175,8 +175,8 @@ def test_a_mesh_that_is_not_there_is_one_line_and_exit_code_1(
     assert "127.0.0.1:9" in complaint(capsys)
 
 
-def test_a_node_whose_bootstrap_is_not_there_runs_and_says_so(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_node_whose_bootstrap_is_not_there_makes_its_key_runs_and_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     notes: list[str] = []
 
@@ -186,8 +186,12 @@ def test_a_node_whose_bootstrap_is_not_there_runs_and_says_so(
 
     monkeypatch.setattr(commands, "NodeConfig", partial(NodeConfig, join_deadline_s=0.2))
     monkeypatch.setattr(commands, "note", interrupt)
-    assert main(["node", *REALM, "--listen", "127.0.0.1:0", "--bootstrap", "127.0.0.1:9", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out).keys() == {"endpoint", "node_id", "realm", "role"}
+    path = tmp_path / "node.pem"
+    options = [*REALM, "--listen", "127.0.0.1:0", "--bootstrap", "127.0.0.1:9", "--identity", str(path)]
+    assert main(["node", *options, "--json"]) == 0
+    ready = json.loads(capsys.readouterr().out)
+    assert ready.keys() == {"endpoint", "node_id", "realm", "role"}
+    assert ready["node_id"] == Identity.load(path).node_id.hex()
     assert notes == ["warning: no other node found yet by 127.0.0.1:9; trying on"]
 
 

@@ -51,12 +51,14 @@ async def test_the_report_tells_of_a_subscriber_that_is_gone(autojump_clock: Clo
     gone: list[tuple[str, int]] = []
     network = SimNetwork(tap=lambda source, target, data: None if source in gone or target in gone else data)
     config = macula.NodeConfig(realm="org.example.test", keepalive_s=1)
-    async with open_mesh(3, network=network, config=config) as (_, publisher, subscriber):
-        async with subscriber.subscribe("a.b"):
-            assert (await publisher.publish("a.b", 1)).having(Outcome.QUEUED) == [subscriber.node_id]
-            gone.append(("10.0.0.3", 9443))
-            await trio.sleep(10)  # virtual: the link has timed out
-            assert (await publisher.publish("a.b", 2)).having(Outcome.UNREACHABLE) == [subscriber.node_id]
+    async with (
+        open_mesh(3, network=network, config=config) as (_, publisher, subscriber),
+        subscriber.subscribe("a.b"),
+    ):
+        assert (await publisher.publish("a.b", 1)).having(Outcome.QUEUED) == [subscriber.node_id]
+        gone.append(("10.0.0.3", 9443))
+        await trio.sleep(10)  # virtual: the link has timed out
+        assert (await publisher.publish("a.b", 2)).having(Outcome.UNREACHABLE) == [subscriber.node_id]
 
 
 async def test_several_subscriptions_of_one_node_get_one_copy_over_the_network(autojump_clock: Clock) -> None:

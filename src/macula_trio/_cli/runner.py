@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -64,8 +63,7 @@ async def _until_signalled(work: Callable[[], Awaitable[int]]) -> tuple[int, int
             except click.ClickException as exc:
                 error = exc  # raised where no nursery wraps it
             except BrokenPipeError:
-                code = 1  # as `| head` does it: nobody is there to be told
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains at its exit
+                code = 1  # nobody is there to be told
             nursery.cancel_scope.cancel()
     return code, number, error
 

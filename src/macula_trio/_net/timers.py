@@ -8,11 +8,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import Hashable, Iterator
 from math import inf
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import attrs
 
 T = TypeVar("T", bound=Hashable)
+
+WASTE_MAX: Final = 64  # entries that count no more, beyond one per timer, before the heap is swept
 
 
 @attrs.define(eq=False)
@@ -56,13 +58,26 @@ class Timers(Generic[T]):
             if timer is None or timer.queued != queued:
                 continue  # forgotten, or superseded by an earlier entry
             timer.queued = inf
-            if timer.due <= now:
-                timer.due = inf
-                yield item
-            elif timer.due < inf:
-                self._queue(item, timer)
+            if timer.due > queued:  # moved: even when it is late already, earlier ones come first
+                if timer.due < inf:
+                    self._queue(item, timer)
+                continue
+            timer.due = inf
+            yield item
 
     def _queue(self, item: T, timer: _Timer) -> None:
         timer.queued = timer.due
         self._sequence += 1
         heapq.heappush(self._heap, (timer.due, self._sequence, item))
+        if len(self._heap) > 2 * len(self._timers) + WASTE_MAX:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Drop what counts no more: a peer can make us move a timer often, and what was forgotten must be free."""
+        kept = [entry for entry in self._heap if self._is_counted(entry[2], entry[0])]
+        heapq.heapify(kept)
+        self._heap = kept
+
+    def _is_counted(self, item: T, queued: float) -> bool:
+        timer = self._timers.get(item)
+        return timer is not None and timer.queued == queued

@@ -360,7 +360,7 @@ SCHEMAS: Final[Mapping[MessageType, Schema]] = {number: schema_of(cls) for numbe
 """The fields of each type."""
 
 _ROUTED: Final[Mapping[str, type[Message]]] = {"call": Call, "reply": Reply}
-_TYPES: Final = {cls: number for number, cls in CLASSES.items()}
+_TYPES: Final[Mapping[type[Message], MessageType]] = {cls: number for number, cls in CLASSES.items()}
 # Every DHT body repeats its type, by which v0.8 tells replies apart.
 _DHT_NAMES: Final = {number: number.name.lower() for number in MessageType if number >= MessageType.FIND_NODE}
 

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import stat
+import threading
+from multiprocessing.queues import Queue
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from macula_trio._identity.files import Identity
+from macula_trio.errors import IdentityFileError
+
+pytestmark = pytest.mark.usefixtures("nothing_else_is_left")
+
+
+@pytest.fixture
+def nothing_else_is_left(tmp_path: Path) -> Any:
+    """Whatever happens, no half-written key stays behind."""
+    yield
+    assert [path.name for path in tmp_path.rglob(".*")] == []
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "node.pem"
+    identity = Identity.generate()
+    identity.save(path)
+    loaded = Identity.load(path)
+    assert loaded.to_pem() == identity.to_pem() == path.read_bytes()
+    assert type(loaded) is Identity
+
+
+def test_two_generated_identities_differ() -> None:
+    assert Identity.generate().node_id != Identity.generate().node_id
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_only_the_owner_can_read_the_file_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        Identity.load_or_create(tmp_path / "node.pem")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "node.pem").stat().st_mode) == 0o600
+
+
+def test_the_key_of_a_company_is_loaded_with_its_chain(tmp_path: Path) -> None:
+    leaf = trustme.CA().issue_cert("node.example.org")
+    path = tmp_path / "node.pem"
+    path.write_bytes(leaf.private_key_and_cert_chain_pem.bytes())
+    identity = Identity.load(str(path))
+    identity.save(tmp_path / "copy.pem")
+    assert Identity.load(tmp_path / "copy.pem").node_id == identity.node_id
+
+
+def test_a_name_alone_is_a_file_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Identity.load_or_create("node.pem").node_id == Identity.load(tmp_path / "node.pem").node_id
+
+
+# -- never overwritten ---------------------------------------------------------------------------------------------
+
+
+def test_saving_never_replaces_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "node.pem"
+    path.write_bytes(b"precious")
+    with pytest.raises(FileExistsError):
+        Identity.generate().save(path)
+    assert path.read_bytes() == b"precious"
+
+
+def test_saving_does_not_write_through_a_dangling_link(tmp_path: Path) -> None:
+    path = tmp_path / "node.pem"
+    path.symlink_to(tmp_path / "elsewhere.pem")
+    with pytest.raises(FileExistsError):
+        Identity.generate().save(path)
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_load_or_create_keeps_what_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "node.pem"
+    first = Identity.load_or_create(path)
+    assert Identity.load_or_create(path).node_id == first.node_id
+    path.write_bytes(b"garbage")
+    with pytest.raises(IdentityFileError, match="no private key"):
+        Identity.load_or_create(path)
+    assert path.read_bytes() == b"garbage"
+
+
+def test_load_or_create_does_not_take_a_dangling_link_for_a_free_name(tmp_path: Path) -> None:
+    path = tmp_path / "node.pem"
+    path.symlink_to(tmp_path / "elsewhere.pem")
+    with pytest.raises(IdentityFileError, match="no such file"):
+        Identity.load_or_create(path)
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_load_or_create_follows_a_link_to_an_identity(tmp_path: Path) -> None:
+    identity = Identity.load_or_create(tmp_path / "real.pem")
+    (tmp_path / "node.pem").symlink_to(tmp_path / "real.pem")
+    assert Identity.load_or_create(tmp_path / "node.pem").node_id == identity.node_id
+
+
+def test_whoever_comes_second_gets_the_identity_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "node.pem"
+    winner = Identity.generate()
+    generate = Identity.generate
+
+    def slow() -> Identity:
+        winner.save(path)
+        return generate()
+
+    monkeypatch.setattr(Identity, "generate", slow)
+    assert Identity.load_or_create(path).node_id == winner.node_id
+
+
+def test_threads_that_create_at_once_get_one_identity(tmp_path: Path) -> None:
+    path = tmp_path / "node.pem"
+    barrier = threading.Barrier(8)
+    found: list[bytes] = []
+
+    def create() -> None:
+        barrier.wait()
+        found.append(Identity.load_or_create(path).node_id)
+
+    threads = [threading.Thread(target=create) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [Identity.load(path).node_id] * 8
+
+
+def create_and_tell(path: Path, barrier: Any, found: Queue[bytes]) -> None:
+    barrier.wait(30)
+    found.put(bytes(Identity.load_or_create(path).node_id))
+
+
+@pytest.mark.processes
+def test_processes_that_create_at_once_get_one_identity(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier, found = context.Barrier(3), context.Queue()
+    path = tmp_path / "node.pem"
+    processes = [context.Process(target=create_and_tell, args=(path, barrier, found)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    ids = [found.get(timeout=30) for _ in processes]
+    for process in processes:
+        process.join(30)
+        assert process.exitcode == 0
+        process.close()
+    found.close()
+    found.join_thread()
+    assert ids == [Identity.load(path).node_id] * 3
+    assert [entry.name for entry in tmp_path.iterdir()] == ["node.pem"]
+
+
+# -- what can be wrong ---------------------------------------------------------------------------------------------
+
+
+def one_line(error: pytest.ExceptionInfo[IdentityFileError], path: Path) -> bool:
+    return str(error.value).startswith(f"identity {path}: ") and "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_named_with_the_mend(tmp_path: Path) -> None:
+    with pytest.raises(IdentityFileError, match="no such file; make it by macula-trio keygen") as error:
+        Identity.load(tmp_path / "node.pem")
+    assert one_line(error, tmp_path / "node.pem")
+
+
+def test_a_directory_in_the_place_of_the_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "node.pem"
+    path.mkdir()
+    for read in (Identity.load, Identity.load_or_create):
+        with pytest.raises(IdentityFileError, match="cannot be read: Is a directory") as error:
+            read(path)
+        assert one_line(error, path)
+    with pytest.raises(FileExistsError):
+        Identity.generate().save(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\xff" * 100])
+def test_a_file_that_is_no_identity_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "node.pem"
+    path.write_bytes(content)
+    with pytest.raises(IdentityFileError, match="no private key in PEM form") as error:
+        Identity.load(path)
+    assert one_line(error, path)
+
+
+def test_half_a_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "node.pem"
+    path.write_bytes(Identity.generate().to_pem()[:150])
+    with pytest.raises(IdentityFileError, match="no certificate in PEM form") as error:
+        Identity.load(path)
+    assert one_line(error, path)
+
+
+@pytest.mark.parametrize("parent", ["missing", "file"])
+def test_a_file_that_cannot_be_made_is_named(tmp_path: Path, parent: str) -> None:
+    (tmp_path / "file").touch()
+    path = tmp_path / parent / "node.pem"
+    for write in (Identity.load_or_create, Identity.generate().save):
+        with pytest.raises(IdentityFileError, match="cannot be written: No") as error:
+            write(path)
+        assert one_line(error, path)
+
+
+@pytest.mark.parametrize("step", ["link", "fsync"])
+def test_a_disk_that_fails_midway_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    def fail(*_arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(IdentityFileError, match="cannot be written: No space left") as error:
+        Identity.generate().save(tmp_path / "node.pem")
+    assert one_line(error, tmp_path / "node.pem")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_error_shows_the_key(tmp_path: Path) -> None:
+    path = tmp_path / "node.pem"
+    identity = Identity.load_or_create(path)
+    key, other = identity.to_pem(), Identity.generate().to_pem()
+    end = b"-----END PRIVATE KEY-----\n"
+    path.write_bytes(key[: key.index(end) + len(end)] + other[other.index(end) + len(end) :])
+    with pytest.raises(IdentityFileError, match="not for this private key") as error:
+        Identity.load(path)
+    secret = key.splitlines()[1].decode()
+    assert secret not in str(error.value) + repr(error.value) + repr(identity)

@@ -37,6 +37,7 @@ def test_two_generated_identities_differ() -> None:
     assert Identity.generate().node_id != Identity.generate().node_id
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
 def test_only_the_owner_can_read_the_file_whatever_the_umask(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
@@ -175,7 +176,7 @@ def test_a_directory_in_the_place_of_the_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "node.pem"
     path.mkdir()
     for read in (Identity.load, Identity.load_or_create):
-        with pytest.raises(IdentityFileError, match="cannot be read: Is a directory") as error:
+        with pytest.raises(IdentityFileError, match="cannot be read") as error:
             read(path)
         assert one_line(error, path)
     with pytest.raises(FileExistsError):

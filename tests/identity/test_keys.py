@@ -328,6 +328,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 
 @given(damaged() | st.binary(max_size=80))
+@settings(max_examples=400)
 def test_a_damaged_certificate_is_an_error_of_ours_or_another_key(data: bytes) -> None:
     try:
         key = load_chain([data])

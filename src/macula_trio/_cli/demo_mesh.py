@@ -151,7 +151,9 @@ class DemoMesh:
                 self._take(node, json.loads(line))
         await _close_pipes(node.process)
         if not node.killed:
-            raise node.failed("ended unexpectedly")
+            with trio.move_on_after(EXIT_DEADLINE_S):
+                await node.process.wait()
+            raise node.failed(f"ended unexpectedly, exit code {node.process.returncode}")
 
     def _take(self, node: DemoProcess, line: Mapping[str, Any]) -> None:
         if "ready" in line:
@@ -232,8 +234,8 @@ async def _configure(mesh: DemoMesh, on_ready: Callable[[DemoProcess], None] | N
 
     async def one(node: DemoProcess, bootstrap: list[str]) -> None:
         config = {"realm": REALM, "role": node.role, "listen": "127.0.0.1:0", "bootstrap": bootstrap}
-        await _write(node.process, config)
         with trio.move_on_after(START_DEADLINE_S) as deadline:
+            await _write(node.process, config)
             await node._ready.wait()
         if deadline.cancelled_caught:
             raise node.failed(f"did not come up within {START_DEADLINE_S:g} s")
@@ -252,7 +254,7 @@ async def _write(process: trio.Process, line: Mapping[str, object]) -> None:
     assert process.stdin is not None
     try:
         await process.stdin.send_all(json.dumps(line).encode() + b"\n")
-    except trio.BrokenResourceError:
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
         await trio.sleep_forever()  # it is dead; who reads its stdout notices, and cancels us
 
 

@@ -151,4 +151,5 @@ async def _tell_events(events: EventStream) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.getLogger("quic").setLevel(logging.WARNING)  # aioquic tells of every handshake
     trio.run(main)

@@ -47,14 +47,22 @@ DATAGRAM_BYTES: Final = 1452  # fits IPv6 over Ethernet: 1500 - 40 - 8
 DATAGRAM_BYTES_LOOPBACK: Final = 16_000  # loopback's MTU is larger, and so is aioquic's gain (4.6x one-way)
 HALF_OPEN_FREE: Final = 64  # from here on a dialer must show that it can receive at its address (Retry)
 HALF_OPEN_MAX: Final = 512  # each costs a TLS handshake and 76 KiB
+HALF_OPEN_PER_HOST_MAX: Final = 256  # one host alone, shown to be there by Retry, cannot shut everybody else out
 CONNECTIONS_MAX: Final = 4096  # inbound ones; 300 MiB at 76 KiB each
 HANDSHAKE_DEADLINE_S: Final = 5.0  # for TLS and proof together, of a peer that dialed us
 TIMER_SLACK_S: Final = 1e-6  # waking exactly at get_timer() can livelock aioquic's loss detection
 CONNECTION_ID_BYTES: Final = 8
+FIRST_CONNECTION_ID_BYTES_MIN: Final = 8  # of what a client invents for us (RFC 9000, section 7.2)
 RETRY_CONNECTION_ID_BYTES: Final = 8
 
 _LONG_HEADER: Final = 0x80  # RFC 9000, section 17.2: form bit; then a version of 4 bytes, then the id's length
 _LONG_HEADER_BYTES_MIN: Final = 5
+
+# Bytes of a peer that reached us and no reader: withheld at the front of a stream they are memory (DESIGN section 6).
+WITHHELD_UNPROVEN_MAX: Final = 64 * 1024
+WITHHELD_MAX: Final = 4 * 1024 * 1024
+_WITHHELD_FREE: Final = 100  # of each datagram: acknowledgements and headers are no data
+_WITHHELD_CREDIT: Final = 1.2  # per byte delivered: some is sent twice
 
 # What aioquic takes for the address of a peer that we dialed: constant, so that a path can change under it.
 _DIALED_PEER: Final = ("dialed", 0)
@@ -150,6 +158,8 @@ class Connection:
         self._binding = b""
         self._handler: ConnectionHandler | None = None
         self._lost = False
+        self._withheld = 0.0
+        self._withheld_max = WITHHELD_UNPROVEN_MAX
         self.path = path
         self.is_dialed = is_dialed
 
@@ -178,6 +188,7 @@ class Connection:
     def proven(self) -> None:
         """Lift the deadline of the handshake."""
         self._deadline = inf
+        self._withheld_max = WITHHELD_MAX
         self._endpoint._count_half_open(self, -1)
 
     def close(self, code: ErrorCode, *, error_code: int = 0) -> None:
@@ -333,9 +344,18 @@ class QuicEndpoint:
             connection = self._greet(data, source, now)
             if connection is None:
                 return
+        if not connection.is_dialed and not connection._binding and source != connection.path:
+            # Nobody moves before the handshake is completed (RFC 9000, section 9), and aioquic would follow: then
+            # a first datagram with a forged source would make that source the peer's proven address.
+            self.counters.datagrams_unroutable += 1
+            return
+        if connection._binding:
+            connection._withheld += max(0, len(data) - _WITHHELD_FREE)
         with self._contained(connection):
             connection._quic.receive_datagram(data, _DIALED_PEER if connection.is_dialed else source, now=now)
         self._drain_events(connection)
+        if connection._withheld > connection._withheld_max:
+            self._close(connection, CloseReason.FAILED, ErrorCode.LIMIT_EXCEEDED, error_code=1)
         if connection in self._connections:
             self._read[connection] = None
             self._work.set()
@@ -346,7 +366,12 @@ class QuicEndpoint:
             header = pull_quic_header(Buffer(data=data), host_cid_length=CONNECTION_ID_BYTES)
         except ValueError:
             header = None
-        if header is None or header.version is None or len(data) < SMALLEST_MAX_DATAGRAM_SIZE:
+        if (
+            header is None
+            or header.version is None
+            or len(data) < SMALLEST_MAX_DATAGRAM_SIZE
+            or len(header.destination_cid) < FIRST_CONNECTION_ID_BYTES_MIN
+        ):
             self.counters.datagrams_unroutable += 1
             return None
         supported = QuicConfiguration().supported_versions
@@ -369,6 +394,9 @@ class QuicEndpoint:
         if len(self._half_open) >= HALF_OPEN_FREE or header.token:
             validated = self._validate_address(header, source, now)
             if validated is None:
+                return None
+            if sum(other.path[0] == source[0] for other in self._half_open) >= HALF_OPEN_PER_HOST_MAX:
+                self.counters.connections_refused += 1
                 return None
             original_cid, retry_cid = validated, header.destination_cid
         size = min(self._datagram_bytes(source), len(data))
@@ -487,6 +515,7 @@ class QuicEndpoint:
         handler = connection._handler
         assert handler is not None
         if isinstance(event, events.StreamDataReceived):
+            connection._withheld = max(0.0, connection._withheld - _WITHHELD_CREDIT * len(event.data))
             if not connection._lost:
                 handler.stream_data_received(event.stream_id, event.data, event.end_stream)
         elif isinstance(event, events.StreamReset):
@@ -538,6 +567,8 @@ class QuicEndpoint:
         try:
             yield
         except Exception as exc:  # a malformed handshake raises almost anything; see MEASURED's traps
+            if connection not in self._connections:
+                return  # broken before, counted then
             self.counters.connections_broken += 1
             logger.warning("connection with %s:%d broken by %s: %s", *connection.path, type(exc).__name__, exc)
             logger.debug("traceback of the broken connection", exc_info=True)

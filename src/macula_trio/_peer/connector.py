@@ -22,9 +22,14 @@ IDLE_TIMEOUT_S: Final = 10.0  # of a connection that lives for one frame
 class _Bare:
     """A connection on which nobody proves anything: what v0.8 speaks."""
 
-    def __init__(self) -> None:
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
         self.settled = trio.Event()
-        self.lost: str | None = None
+        self._lost: str | None = None
+
+    def require_live(self) -> None:
+        if self._lost is not None:
+            raise PeerUnavailable(f"peer at {format_endpoint(self.connection.path)}: {self._lost}")
 
     def handshake_completed(self) -> None:
         self.settled.set()
@@ -36,12 +41,12 @@ class _Bare:
         """As above."""
 
     def connection_lost(self, reason: CloseReason, detail: str) -> None:
-        self.lost = f"{reason.value} ({detail})" if detail else reason.value
+        self._lost = f"{reason.value} ({detail})" if detail else reason.value
         self.settled.set()
 
 
-def _refuse_everybody(_connection: Connection) -> ConnectionHandler:
-    return _Bare()  # nobody knows this socket; a connection to it is never answered and ends by its deadline
+def _refuse_everybody(connection: Connection) -> ConnectionHandler:
+    return _Bare(connection)  # nobody knows this socket; a connection to it is never answered and ends by its deadline
 
 
 async def send_once(
@@ -94,14 +99,18 @@ async def send_once(
 
 async def _connect(
     endpoint: QuicEndpoint, party: LocalParty, address: Address, network: DatagramNetwork
-) -> QuicLink | Connection:
+) -> QuicLink | _Bare:
     if party.trust.kind == "unverified":
-        bare = _Bare()
-        connection = endpoint.dial(address, lambda _connection: bare)
-        await bare.settled.wait()
-        if bare.lost is not None:
-            raise PeerUnavailable(f"peer at {format_endpoint(address)}: {bare.lost}")
-        return connection
+        bares: list[_Bare] = []
+
+        def make_bare(connection: Connection) -> _Bare:
+            bares.append(_Bare(connection))
+            return bares[0]
+
+        endpoint.dial(address, make_bare)
+        await bares[0].settled.wait()
+        bares[0].require_live()
+        return bares[0]
     context = LinkContext(
         party=party,
         handlers={},
@@ -121,11 +130,12 @@ async def _connect(
     return links[0]
 
 
-async def _deliver(connected: QuicLink | Connection, frame: bytes, linger_s: float) -> None:
-    if isinstance(connected, Connection):
-        connected.write(CONTROL_STREAM, frame)
+async def _deliver(connected: QuicLink | _Bare, frame: bytes, linger_s: float) -> None:
+    if isinstance(connected, _Bare):
+        connected.connection.write(CONTROL_STREAM, frame)
         await trio.sleep(linger_s)
-        connected.close(ErrorCode.NORMAL)
+        connected.require_live()
+        connected.connection.close(ErrorCode.NORMAL)
         return
     connected.send_frame_nowait(frame)
     with trio.move_on_after(linger_s):

@@ -37,6 +37,7 @@ from macula_trio.abc import Link, Message, MessageHandler, ReplyT
 from macula_trio.errors import ErrorCode, MeshError, PeerUnavailable, RealmMismatch, RemoteProtocolError, TrustError
 
 ASKS_MAX: Final = 4096  # unanswered requests of ours on one link; each is remembered until its end
+STREAMS_MAX: Final = 128  # on which a peer may begin a frame at once: v0.8 uses up to 100, each may hold a frame
 
 _QUIC_REFUSED: Final = 1  # QUIC application error code of every close that is not a farewell
 _TRUST_REFUSALS: Final[Mapping[ErrorCode | None, type[TrustError]]] = {
@@ -141,6 +142,7 @@ class QuicLink:
         self._error: MeshError | None = None
         self._peer: RemoteParty | None = None
         self._decoders: dict[int, FrameDecoder] = {}
+        self._has_control = connection.is_dialed  # the stream is the dialer's to open; before that nobody can write
         self._pending: dict[tuple[str, object], _Pending] = {}
         self._close_callbacks: dict[Callable[[], None], None] = {}
 
@@ -263,7 +265,8 @@ class QuicLink:
         """Say DISCONNECT, flush and close, now."""
         if self.is_closed:
             return
-        if self._connection.binding and (self._peer is not None or code is not ErrorCode.NORMAL):
+        has_something_to_say = self._peer is not None or code is not ErrorCode.NORMAL
+        if self._connection.binding and self._has_control and has_something_to_say:
             self._write(CONTROL_STREAM, wire.Disconnect(reason=code.value, message=message))
         self._error = self._error or PeerUnavailable(f"{self._label()}: link was closed: {message or code.value}")
         self._connection.close(code, error_code=0 if code is ErrorCode.NORMAL else _QUIC_REFUSED)
@@ -278,9 +281,12 @@ class QuicLink:
 
     def stream_data_received(self, stream_id: int, data: bytes, end_stream: bool) -> None:
         """Cut frames and act on each."""
+        self._has_control |= stream_id == CONTROL_STREAM
         try:
             decoder = self._decoders.get(stream_id)
             if decoder is None:
+                if len(self._decoders) >= STREAMS_MAX:
+                    raise RemoteProtocolError(f"more than {STREAMS_MAX} streams", code=ErrorCode.LIMIT_EXCEEDED)
                 decoder = self._decoders[stream_id] = FrameDecoder(payload_max=self._payload_max(stream_id))
             decoder.receive_data(data)
             while (frame := decoder.next_frame()) is not None:
@@ -358,17 +364,29 @@ class QuicLink:
                     raise RemoteProtocolError("expected PONG first", code=ErrorCode.UNEXPECTED_MESSAGE)
                 self._become_live(accept_pong(party, message, binding=binding, peer=self._expected))
             elif isinstance(message, wire.Connect):
-                remote = accept_connect(party, message, binding=binding)
-                now = self._context.wall_clock_ms()
-                pong = make_pong(party, binding=binding, peer=remote, timestamp=now, server_time=now)
-                self._write(stream_id, pong)
-                self._become_live(remote)
+                self._become_live(self._accept(stream_id, message))
             elif unverified:
                 self._become_live(ANONYMOUS)
                 self._dispatch(stream_id, message)
             else:
                 raise RemoteProtocolError("expected CONNECT first", code=ErrorCode.PROOF_REQUIRED)
         except (TrustError, RemoteProtocolError) as exc:
+            self._refuse(exc)
+
+    def _accept(self, stream_id: int, connect: wire.Connect) -> RemoteParty:
+        party, binding = self._context.party, self._connection.binding
+        remote = accept_connect(party, connect, binding=binding)
+        now = self._context.wall_clock_ms()
+        self._write(stream_id, make_pong(party, binding=binding, peer=remote, timestamp=now, server_time=now))
+        return remote
+
+    def _late_connect(self, stream_id: int, connect: wire.Connect) -> None:
+        """A v0.8 peer may say other things first, and still wants its PONG; it stays the stranger that it was."""
+        if self.verified or self.is_dialed:
+            raise RemoteProtocolError("a second CONNECT", code=ErrorCode.UNEXPECTED_MESSAGE)
+        try:
+            self._accept(stream_id, connect)
+        except TrustError as exc:
             self._refuse(exc)
 
     def _become_live(self, peer: RemoteParty) -> None:
@@ -398,8 +416,9 @@ class QuicLink:
             pong = wire.Pong(timestamp=message.timestamp, server_time=self._context.wall_clock_ms())
             self._write(self._reply_stream(stream_id), pong)
             return
-        if isinstance(message, wire.Connect) and self.verified:
-            raise RemoteProtocolError("a second CONNECT", code=ErrorCode.UNEXPECTED_MESSAGE)
+        if isinstance(message, wire.Connect):
+            self._late_connect(stream_id, message)
+            return
         handler = self._context.handlers.get(type(message))
         if handler is None:
             self._context.counters.unhandled += 1

@@ -61,8 +61,9 @@ class LinkRegistry:
         self._handlers: dict[type[Message], MessageHandler[Any]] = {}
         self._live: dict[NodeId, list[QuicLink]] = {}
         self._anonymous: dict[QuicLink, None] = {}
-        self._settling: dict[QuicLink, None] = {}
-        self._dials: dict[NodeId | Address, _Dial] = {}
+        # By whom was asked for, too: else one endpoint told wrong for a node, or one wrong node told for an
+        # endpoint, would fail everybody who asks for the right one meanwhile.
+        self._dials: dict[tuple[Address, NodeId | None], _Dial] = {}
         self._opened_callbacks: list[Callable[[QuicLink], None]] = []
         self._endpoint: QuicEndpoint | None = None
         self._background = Background()
@@ -128,7 +129,7 @@ class LinkRegistry:
         if live is not None:
             await trio.lowlevel.checkpoint()
             return live
-        return await self._dial_once(contact.node_id, contact.endpoint, contact.node_id)
+        return await self._dial_once(contact.endpoint, contact.node_id)
 
     async def dial_endpoint(self, endpoint: str, *, expected: NodeId | None = None) -> QuicLink:
         """Dial a numeric endpoint even when a link to its node exists already.
@@ -137,23 +138,24 @@ class LinkRegistry:
           PeerUnavailable: nobody answers there.
           TrustError: somebody else than ``expected`` answered, or one side refuses the other.
         """
-        return await self._dial_once(_address(endpoint), endpoint, expected)
+        return await self._dial_once(endpoint, expected)
 
-    async def _dial_once(self, key: NodeId | Address, endpoint: str, expected: NodeId | None) -> QuicLink:
+    async def _dial_once(self, endpoint: str, expected: NodeId | None) -> QuicLink:
+        address = _address(endpoint)
+        key = address, expected
         dial = self._dials.get(key)
         if dial is None:
-            address = _address(endpoint)
             if len(self._dials) >= DIALS_MAX:
                 raise PeerUnavailable(f"{DIALS_MAX} dials are under way already; {endpoint} must wait")
             dial = _Dial()
             # A task of the node, not of the caller: others may wait for the same dial, and must not lose it
             # because the first who wanted it was cancelled.
-            if not self._background.start_soon(self._run_dial, key, dial, address, expected, name=f"dial {endpoint}"):
+            if not self._background.start_soon(self._run_dial, dial, address, expected, name=f"dial {endpoint}"):
                 raise PeerUnavailable("the node is closing")
             self._dials[key] = dial
         return await dial.wait()
 
-    async def _run_dial(self, key: NodeId | Address, dial: _Dial, address: Address, expected: NodeId | None) -> None:
+    async def _run_dial(self, dial: _Dial, address: Address, expected: NodeId | None) -> None:
         assert self._endpoint is not None
         dial.error = PeerUnavailable(f"{format_endpoint(address)}: the node is closing")
         links: list[QuicLink] = []
@@ -176,7 +178,7 @@ class LinkRegistry:
         finally:
             if dial.link is None:
                 link.close(ErrorCode.HANDSHAKE_TIMEOUT, "gave up waiting")
-            del self._dials[key]
+            del self._dials[address, expected]
             dial.done.set()
 
     # -- links that come and go ------------------------------------------------------------------------------------

@@ -168,6 +168,7 @@ class RpcService:
         if procedure in self._handlers:
             raise AlreadyAdvertised(procedure)
         self._handlers[procedure] = handler
+        self._providers.pop(procedure, None)  # whatever we remember, it is no longer true
         try:
             async with self._directory.advertised(dht_key(procedure), "service", metadata):
                 yield

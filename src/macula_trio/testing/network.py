@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from macula_trio._util import Address, format_endpoint, is_numeric, is_unspecified
+from macula_trio._util import PORT_MAX, Address, format_endpoint, is_numeric, is_unspecified
 
 EPOCH_MS: Final = 1_735_689_600_000  # 2025-01-01T00:00:00Z: inside every certificate that tests make
 BATCH_MAX: Final = 64
@@ -60,7 +60,7 @@ class SimSocket:
     def send_batch(self, datagrams: Iterable[tuple[bytes, Address]]) -> None:
         """Hand over to the network."""
         for data, target in datagrams:
-            if not self._network._carry(self._address, target, data):
+            if self._closed or not self._network._carry(self._address, target, data):
                 self._lost += 1
 
     async def wait_readable(self) -> None:
@@ -133,9 +133,8 @@ class SimNetwork:
         await trio.lowlevel.checkpoint()
         host, port = address
         if port == 0:
-            port, self._next_port = self._next_port, self._next_port + 1
-        if is_unspecified(host):
-            host = f"10.255.{port >> 8}.{port & 255}"
+            port = self._free_port(host)
+        host = _own_host(host, port)
         if (host, port) in self._sockets:
             raise OSError(98, f"cannot listen on {format_endpoint((host, port))}: Address already in use")
         socket = self._sockets[host, port] = SimSocket(self, (host, port))
@@ -162,6 +161,14 @@ class SimNetwork:
         """A fixed epoch plus virtual time."""
         return EPOCH_MS + round(trio.current_time() * 1000)
 
+    def _free_port(self, host: str) -> int:
+        for _ in range(FIRST_FREE_PORT, PORT_MAX + 1):
+            port = self._next_port
+            self._next_port = port + 1 if port < PORT_MAX else FIRST_FREE_PORT
+            if (_own_host(host, port), port) not in self._sockets:
+                return port
+        raise OSError(98, f"cannot listen on {format_endpoint((host, 0))}: no port is free")
+
     def _unbind(self, address: Address) -> None:
         del self._sockets[address]
 
@@ -172,3 +179,7 @@ class SimNetwork:
             return False
         self._sequence += 1
         return socket._arrive(trio.current_time() + self.latency_s, self._sequence, carried, source)
+
+
+def _own_host(host: str, port: int) -> str:
+    return f"10.255.{port >> 8}.{port & 255}" if is_unspecified(host) else host

@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Final
+
+import attrs
+import msgpack
+import pytest
+import trustme
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from macula_trio._identity.keys import Credentials, load_spki, verify
+from macula_trio._identity.record import Record, read_record, sign_record
+from macula_trio._wire.codec import FrameDecoder, decode_message, encode_message, unpack_map
+from macula_trio._wire.messages import Store
+from macula_trio.errors import ErrorCode, LocalProtocolError, RemoteProtocolError, TrustError
+
+REALM: Final = "org.example"
+KEY: Final = bytes(range(32))
+OWNER: Final = Credentials.from_seed(b"o" * 32)
+OTHER: Final = Credentials.from_seed(b"x" * 32)
+EXPIRES: Final = 1_700_000_300_000
+TOP: Final = 2**63 - 1
+
+
+def signed(owner: Credentials = OWNER, **changes: Any) -> Record:
+    fields: dict[str, Any] = {
+        "realm": REALM,
+        "key": KEY,
+        "kind": "service",
+        "endpoint": "192.0.2.7:9443",
+        "metadata": {"zone": "attic", "load": 3, "tags": [b"a", 1.5, None, True], "more": {"b": -1}},
+        "seq": 7,
+        "expires_ms": EXPIRES,
+    }
+    return sign_record(owner, **(fields | changes))
+
+
+def travelled(value: Mapping[str, object]) -> dict[str, Any]:
+    """The value as it arrives in a STORE."""
+    decoder = FrameDecoder()
+    decoder.receive_data(encode_message(Store(key=KEY, value=dict(value))))
+    frame = decoder.next_frame()
+    assert frame is not None
+    message = decode_message(frame)
+    assert isinstance(message, Store)
+    return message.value
+
+
+def read(value: Mapping[str, object], *, realm: str = REALM, key: bytes = KEY) -> Record:
+    return read_record(value, realm=realm, key=key)
+
+
+ARRIVED: Final = travelled(signed().to_value())
+TOMBSTONE: Final = travelled(signed(endpoint=None).to_value())
+
+
+def refused_as_malformed(value: Mapping[str, object]) -> str:
+    with pytest.raises(RemoteProtocolError) as error:
+        read(value)
+    assert error.value.code is ErrorCode.BAD_VALUE
+    return str(error.value)
+
+
+# -- there and back ------------------------------------------------------------------------------------------------
+
+
+def test_what_the_owner_signed_is_read_at_the_other_end_of_the_wire() -> None:
+    own, record = signed(), read(ARRIVED)
+    assert (record.key, record.kind, record.node_id) == (KEY, "service", OWNER.node_id)
+    assert (record.endpoint, record.seq, record.expires_ms) == ("192.0.2.7:9443", 7, EXPIRES)
+    assert record.metadata == {"zone": b"attic", "load": 3, "tags": [b"a", 1.5, None, True], "more": {"b": -1}}
+    assert attrs.evolve(record, metadata=own.metadata) == own
+    assert not record.withdrawn
+
+
+def test_what_was_read_can_be_handed_on() -> None:
+    assert travelled(read(ARRIVED).to_value()) == ARRIVED
+    assert read(travelled(read(ARRIVED).to_value())) == read(ARRIVED)
+
+
+def test_a_subscriber_is_told_from_a_service() -> None:
+    assert read(travelled(signed(kind="subscriber").to_value())).kind == "subscriber"
+
+
+def test_a_tombstone_is_a_value_without_an_endpoint() -> None:
+    record = read(TOMBSTONE)
+    assert record.withdrawn
+    assert record.endpoint is None
+    assert TOMBSTONE["endpoint"] is None
+    assert read({key: value for key, value in TOMBSTONE.items() if key != "endpoint"}) == record
+
+
+def test_an_owner_may_have_another_kind_of_key() -> None:
+    leaf = trustme.CA().issue_cert("node.example.org")
+    owner = Credentials.from_pem(leaf.private_key_and_cert_chain_pem.bytes())
+    assert read(travelled(signed(owner).to_value())).node_id == owner.node_id
+
+
+def test_the_signature_is_over_the_bytes_that_the_design_says() -> None:
+    record = signed(metadata={"b": 1, "a": "x"})
+    # Keys sorted and texts as bin, written by hand.
+    fields = {
+        b"endpoint": b"192.0.2.7:9443",
+        b"expires_ms": EXPIRES,
+        b"key": KEY,
+        b"kind": b"service",
+        b"metadata": {b"a": b"x", b"b": 1},
+        b"node_id": bytes(OWNER.node_id),
+        b"realm_id": b"org.example",
+        b"seq": 7,
+    }
+    data = b"macula-trio/1 record" + msgpack.packb(fields)
+    verify(load_spki(OWNER.spki), record.signature, data)
+    assert record.digest == hashlib.sha256(data).digest()
+    assert record.size == len(data)
+
+
+@pytest.mark.parametrize("number", [0, 1, TOP])
+def test_seq_and_expiry_reach_from_0_to_the_63rd_bit(number: int) -> None:
+    record = read(travelled(signed(seq=number, expires_ms=number).to_value()))
+    assert (record.seq, record.expires_ms) == (number, number)
+
+
+# -- nobody else's -------------------------------------------------------------------------------------------------
+
+
+def test_a_value_cannot_be_moved_to_another_realm_or_key() -> None:
+    with pytest.raises(TrustError, match="signature does not match"):
+        read(ARRIVED, realm="org.example.other")
+    with pytest.raises(TrustError, match="signature does not match"):
+        read(ARRIVED, key=KEY[::-1])
+
+
+@pytest.mark.parametrize(
+    ("field", "forged"),
+    [
+        ("kind", b"subscriber"),
+        ("endpoint", b"192.0.2.8:9443"),
+        ("endpoint", None),
+        ("metadata", {}),
+        ("metadata", ARRIVED["metadata"] | {"load": 4}),
+        ("metadata", ARRIVED["metadata"] | {"load": 3.0}),
+        ("metadata", ARRIVED["metadata"] | {"extra": None}),
+        ("seq", 8),
+        ("seq", 6),
+        ("expires_ms", EXPIRES + 1),
+        ("signature", b""),
+        ("signature", ARRIVED["signature"][:-1]),
+        ("signature", bytes(64)),
+        ("signature", TOMBSTONE["signature"]),
+    ],
+)
+def test_nothing_that_the_owner_said_can_be_changed(field: str, forged: object) -> None:
+    with pytest.raises(TrustError, match="signature does not match"):
+        read(ARRIVED | {field: forged})
+
+
+def test_a_tombstone_cannot_be_brought_back_to_life() -> None:
+    with pytest.raises(TrustError, match="signature does not match"):
+        read(TOMBSTONE | {"endpoint": b"192.0.2.7:9443"})
+
+
+def test_the_key_must_be_the_owners() -> None:
+    stranger = travelled(signed(OTHER).to_value())
+    for forged in (
+        ARRIVED | {"public_key": OTHER.spki},
+        ARRIVED | {"node_id": OTHER.node_id},
+        ARRIVED | {"public_key": OTHER.spki, "signature": stranger["signature"]},
+        ARRIVED | {"public_key": b""},
+    ):
+        with pytest.raises(TrustError, match="public key is not its owner's"):
+            read(forged)
+    with pytest.raises(TrustError, match="signature does not match"):
+        read(ARRIVED | {"public_key": OTHER.spki, "node_id": OTHER.node_id})
+
+
+@pytest.mark.parametrize("public_key", [b"", b"no key", bytes(2000), OWNER.spki + b"\0"])
+def test_an_id_made_of_what_is_no_key_is_refused(public_key: bytes) -> None:
+    with pytest.raises(TrustError, match="public key (is malformed|of 2000 bytes)"):
+        read(ARRIVED | {"public_key": public_key, "node_id": hashlib.sha256(public_key).digest()})
+
+
+def test_the_metadata_is_as_it_was_signed_however_a_peer_spells_it() -> None:
+    spelled = ARRIVED | {"metadata": ARRIVED["metadata"] | {"zone": "attic"}}  # MessagePack's str, not bin
+    arrived = unpack_map(msgpack.packb({"value": spelled}))["value"]
+    assert arrived["metadata"]["zone"] == "attic"
+    assert read(arrived) == read(ARRIVED)
+
+
+def test_keys_that_are_unknown_are_neither_signed_nor_kept() -> None:
+    assert read(ARRIVED | {"hint": b"closer"}) == read(ARRIVED)
+
+
+# -- malformed -----------------------------------------------------------------------------------------------------
+
+BYTES: Final = ("kind", "node_id", "public_key", "signature")
+NUMBERS: Final = ("seq", "expires_ms")
+
+
+@pytest.mark.parametrize("field", [*BYTES, *NUMBERS, "metadata"])
+def test_a_field_that_is_missing_is_named(field: str) -> None:
+    value = {key: item for key, item in ARRIVED.items() if key != field}
+    assert f"value: {field} is missing" in refused_as_malformed(value)
+    assert f"value: {field} is missing" in refused_as_malformed(ARRIVED | {field: None})
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        *((name, wrong) for name in (*BYTES, "endpoint") for wrong in ("text", 5, True, [], {}, 1.5)),
+        *((name, wrong) for name in NUMBERS for wrong in (True, False, 7.0, b"7", "7", [7])),
+        *(("metadata", wrong) for wrong in ([], b"", "", 0, False)),
+    ],
+)
+def test_a_field_of_another_type_is_named(field: str, wrong: object) -> None:
+    assert f"value: {field} is missing or not" in refused_as_malformed(ARRIVED | {field: wrong})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({name: number} for name in NUMBERS for number in (-1, -(2**63), TOP + 1, 2**64 - 1)),
+        *({"kind": kind} for kind in (b"", b"Service", b"service ", b"\xff")),
+        *({"node_id": node_id} for node_id in (b"", OWNER.node_id[:-1], OWNER.node_id + b"\0")),
+    ],
+)
+def test_a_field_out_of_range_is_refused_even_when_it_is_signed(wrong: dict[str, Any]) -> None:
+    assert "out of range" in refused_as_malformed(ARRIVED | wrong)
+    if wrong.keys() & {*NUMBERS}:
+        assert "out of range" in refused_as_malformed(travelled(signed(**wrong).to_value()))
+
+
+def test_an_endpoint_that_is_no_text_is_refused() -> None:
+    assert "endpoint is not text" in refused_as_malformed(ARRIVED | {"endpoint": b"\xff:1"})
+
+
+WIRE: Final = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.binary(max_size=40) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+FIELDS: Final = st.sampled_from(sorted(ARRIVED))
+
+
+def owned(value: dict[str, Any]) -> dict[str, Any]:
+    """The same with the id that goes with its key, so that reading gets as far as it can."""
+    key = value.get("public_key")
+    return value | {"node_id": hashlib.sha256(key).digest()} if isinstance(key, bytes) else value
+
+
+@given(st.dictionaries(FIELDS | st.text(max_size=5), WIRE) | st.dictionaries(FIELDS, WIRE).map(lambda m: ARRIVED | m))
+@settings(max_examples=300)
+def test_whatever_map_arrives_it_is_read_or_refused(value: dict[str, Any]) -> None:
+    for each in (value, owned(value)):
+        arrived = unpack_map(msgpack.packb(each))
+        try:
+            record = read(arrived)
+        except (RemoteProtocolError, TrustError):
+            continue
+        assert record == read(ARRIVED)
+
+
+@given(FIELDS.filter(lambda name: name != "metadata"), st.data())
+def test_no_bit_of_a_value_can_be_turned(field: str, data: st.DataObject) -> None:
+    item = ARRIVED[field]
+    forged: object
+    if isinstance(item, int):
+        forged = item ^ (1 << data.draw(st.integers(0, 62)))
+    else:
+        bits = int.from_bytes(item, "big") ^ (1 << data.draw(st.integers(0, 8 * len(item) - 1)))
+        forged = bits.to_bytes(len(item), "big")
+    with pytest.raises((RemoteProtocolError, TrustError)):
+        read(ARRIVED | {field: forged})
+
+
+# -- limits of the metadata ----------------------------------------------------------------------------------------
+
+
+def nested(depth: int) -> dict[str, Any]:
+    return {} if depth == 1 else {"a": nested(depth - 1)}
+
+
+def test_the_deepest_metadata_that_a_frame_can_carry_is_read() -> None:
+    deepest = nested(62)  # in a STORE, the value and the metadata: 64
+    assert read(travelled(signed(metadata=deepest).to_value())).metadata == deepest
+
+
+@pytest.mark.parametrize("metadata", [nested(64), {"a": [0] * 131_072}, {"a": 2**64}, {"a": float("nan")}, {"a": {1}}])
+def test_metadata_that_cannot_travel_is_our_own_mistake(metadata: dict[str, Any]) -> None:
+    with pytest.raises(LocalProtocolError):
+        signed(metadata=metadata)

@@ -153,7 +153,7 @@ class NodeConfig:
       trust: whom we talk to.
       connections: ``links`` keeps connections; ``per-message``, the v0.8 behaviour, is not available yet.
       leaf: a short-lived client: never in routing tables, holds no values for others.
-      require_bootstrap: raise `PeerUnavailable` when no bootstrap node answers, instead of trying on.
+      require_bootstrap: raise `PeerUnavailable` or `TrustError` when no bootstrap node takes us, instead of trying on.
       join_deadline_s: how long `open_node` waits for the mesh before it goes on trying behind the scenes.
       close_deadline_s: how long leaving the block may take to withdraw and say goodbye.
       dial_deadline_s: how long a connection and both proofs may take.

@@ -183,6 +183,7 @@ class Node:
             ),
         )
         self._registry.on_opened(self._dht.link_opened)
+        self._registry.on_closed(self._dht.link_closed)
         self._rpc = RpcService(
             own=credentials.node_id,
             transport=self._registry,
@@ -453,19 +454,20 @@ class Node:
             raise trio.ClosedResourceError("the block of this node was left")
 
     async def _join(self) -> None:
+        required = self._config.require_bootstrap
         with trio.move_on_after(self._config.join_deadline_s) as scope:
-            await self._dht.wait_joined()
+            await (self._dht.wait_joined_or_refused() if required else self._dht.wait_joined())
         if not scope.cancelled_caught:
             return
         bootstraps = ", ".join(self._config.bootstrap)
-        if self._config.require_bootstrap:
+        if required:
             seconds = self._config.join_deadline_s
             raise PeerUnavailable(f"no bootstrap node answered within {seconds:g} s: {bootstraps}")
         self._events.emit("node.join_delayed", bootstrap=bootstraps)
 
     def _say_goodbye(self) -> None:
         self._is_open = False
-        self._registry.close_links("the node is closing")
+        self._registry.leave()
 
 
 @asynccontextmanager
@@ -486,6 +488,7 @@ async def open_node(
     Raises:
       OSError: the listen address is in use or not ours, or a bootstrap name does not resolve.
       PeerUnavailable: no bootstrap node answered and ``require_bootstrap`` is set.
+      TrustError: every bootstrap node refused us, or is not whom it must be, and ``require_bootstrap`` is set.
     """
     credentials = identity or Identity.generate()
     network = network or UdpNetwork()

@@ -137,6 +137,11 @@ class Link(Protocol):
         """Whether it has ended; it never comes back."""
         ...
 
+    @property
+    def peer_is_leaving(self) -> bool:
+        """Whether the peer ended the link because it leaves the mesh."""
+        ...
+
     def send_nowait(self, message: Message) -> None:
         """Put one message on the way, behind those sent before; never waits.
 

@@ -32,6 +32,7 @@ class ErrorCode(enum.StrEnum):
     """Why a link is closed, as DISCONNECT's ``reason`` and QUIC's close phrase carry it."""
 
     NORMAL = "normal"
+    CLOSING = "closing"  # the whole node leaves the mesh, not only this link
     UNSUPPORTED_VERSION = "unsupported_version"
     UNKNOWN_TYPE = "unknown_type"
     INCOMPLETE_FRAME = "incomplete_frame"

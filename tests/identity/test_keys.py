@@ -37,9 +37,7 @@ AnyKey: TypeAlias = (
 
 # RFC 8032, section 7.1, test 1; its SubjectPublicKeyInfo is RFC 8410's prefix and the key.
 SEED: Final = bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
-SPKI: Final = bytes.fromhex(
-    "302a300506032b6570032100d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
-)
+SPKI: Final = bytes.fromhex("302a300506032b6570032100d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")
 DATA: Final = b"what is signed"
 OID_ED25519: Final = bytes.fromhex("06032b6570")
 

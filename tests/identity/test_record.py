@@ -253,7 +253,7 @@ def owned(value: dict[str, Any]) -> dict[str, Any]:
 
 
 @given(st.dictionaries(FIELDS | st.text(max_size=5), WIRE) | st.dictionaries(FIELDS, WIRE).map(lambda m: ARRIVED | m))
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_whatever_map_arrives_it_is_read_or_refused(value: dict[str, Any]) -> None:
     for each in (value, owned(value)):
         arrived = unpack_map(msgpack.packb(each))

@@ -127,7 +127,10 @@ async def test_a_node_that_dies_ends_the_mesh_with_its_log() -> None:
             os.kill(mesh.nodes["edge1"].pid, signal.SIGKILL)
             await trio.sleep_forever()
 
-    with trio.fail_after(PATIENCE_S), pytest.raises(NodeFailed, match="edge1 ended unexpectedly, exit code -9") as failure:
+    with (
+        trio.fail_after(PATIENCE_S),
+        pytest.raises(NodeFailed, match="edge1 ended unexpectedly, exit code -9") as failure,
+    ):
         await lose_one()
     assert failure.value.log != []
     assert wait_ended(pids, seconds=0) == []

@@ -219,3 +219,41 @@ async def test_a_hundred_send_message_at_once_all_arrive(autojump_clock: Clock) 
 async def test_send_message_needs_a_realm_to_prove_itself_in() -> None:
     with pytest.raises(ValueError, match="realm"):
         await macula.send_message("127.0.0.1:1", MessageType.PING, {"timestamp": 1})
+
+
+async def test_a_node_that_has_left_is_handed_out_no_more(autojump_clock: Clock) -> None:
+    network = SimNetwork()
+    async with open_mesh(4, network=network) as nodes:
+        async with macula.open_node(
+            config(listen="10.0.1.1:1", bootstrap=[nodes[0].endpoint]), network=network
+        ) as guest:
+            assert all(guest.node_id in {c.node_id for c in node.known_nodes()} for node in nodes)
+        await trio.sleep(0.1)  # virtual: the goodbye has arrived
+        assert not any(guest.node_id in {c.node_id for c in node.known_nodes()} for node in nodes)
+        started = trio.current_time()
+        assert len(await nodes[3].find_node(guest.node_id)) == 3
+        assert trio.current_time() - started < 0.1, "nobody waits for the one who left"
+
+
+async def test_a_node_that_died_delays_a_lookup_by_moments_only(autojump_clock: Clock) -> None:
+    gone: list[tuple[str, int]] = []
+    network = SimNetwork(tap=lambda source, target, data: None if source in gone or target in gone else data)
+    async with open_mesh(5, network=network) as nodes:
+        gone.append(("10.0.0.5", 9443))
+        started = trio.current_time()
+        found = await nodes[1].find_node(nodes[4].node_id)
+        assert nodes[4].node_id not in {contact.node_id for contact in found}
+        assert trio.current_time() - started < 1
+
+
+async def test_a_required_bootstrap_that_refuses_says_why_at_once(autojump_clock: Clock) -> None:
+    network = SimNetwork()
+    async with macula.open_node(config(), network=network) as first:
+        other = config(
+            realm="org.example.other", listen="10.0.0.2:1", bootstrap=[first.endpoint], require_bootstrap=True
+        )
+        started = trio.current_time()
+        with pytest.raises(macula.RealmMismatch, match=r"org\.example\.other"):
+            async with macula.open_node(other, network=network):
+                raise AssertionError("entered")
+        assert trio.current_time() - started < 1

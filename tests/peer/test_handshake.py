@@ -285,13 +285,11 @@ def test_our_own_id_is_refused_proven_or_not(hello: Hello, judge: Any, trusting:
         judge(attrs.evolve(own, proof=None), by=trusting)
 
 
-@both
-def test_our_own_frame_sent_back_to_us_is_refused(hello: Hello, judge: Any, trusting: LocalParty) -> None:
-    with pytest.raises(TrustError):
-        accept_connect(DIALER, connect(), binding=BINDING)
-    reflected = connect()
-    fields = {field.name: getattr(reflected, field.name) for field in attrs.fields(Connect)}
-    shared = {name: fields[name] for name in ("node_id", "instance", "certificate_chain", "proof")}
+def test_our_own_frame_sent_back_to_us_is_refused() -> None:
+    reflected = connect(to=None)
+    with pytest.raises(TrustError, match="our own node id"):
+        judge_connect(reflected, by=DIALER)
+    shared = {name: getattr(reflected, name) for name in ("node_id", "instance", "certificate_chain", "proof")}
     with pytest.raises(TrustError, match="signature"):
         judge_pong(Pong(timestamp=0, server_time=0, peer_node_id=DIALER.credentials.node_id, **shared))
 

@@ -27,7 +27,8 @@ from macula_trio.errors import PeerUnavailable, QuorumNotReached, RemoteProtocol
 
 VALUES_PER_REPLY: Final = 64  # of at most 4 KiB each: well inside a frame; more follow by ``after``
 PAGES_MAX: Final = 64  # per node and lookup: 4,096 values, what one key may hold
-PATIENCE_S: Final = 0.5  # for the last replicas, once a value is found and nobody else is left to ask
+PATIENCE_MIN_S: Final = 0.25  # for the last answers of a lookup, when nobody else is left to ask
+PATIENCE_FACTOR: Final = 3  # or so many times what the slowest answer took: far nodes are not dead ones
 STORE_ATTEMPTS: Final = 2  # the second one is above the version that a replica refused us for
 REPAIRS_MAX: Final = 32  # stale replicas under repair at once
 CORRELATION_BYTES: Final = 16
@@ -147,11 +148,20 @@ class DhtClient:
         except QUERY_ERRORS:
             self._table.failed(contact.node_id)
             self.entry_points.pop(contact.node_id, None)
-            if not len(self._table) and not self.entry_points:
-                self.alone.set()
+            self._notice_solitude()
             raise
         self._table.alive(contact.node_id, trio.current_time())
         return answer
+
+    def forget(self, node_id: NodeId) -> None:
+        """A node has left: nobody is told of it any more."""
+        self._table.remove(node_id)
+        self.entry_points.pop(node_id, None)
+        self._notice_solitude()
+
+    def _notice_solitude(self) -> None:
+        if not len(self._table) and not self.entry_points:
+            self.alone.set()
 
     # -- lookups --------------------------------------------------------------------------------------------------
 
@@ -224,12 +234,20 @@ class DhtClient:
     async def _run(
         self, lookup: Lookup | ValueLookup[Record], query: Callable[[Link, Contact], Awaitable[None]]
     ) -> None:
-        """Drive a lookup to its end: as many queries in flight as it wants, no rounds."""
+        """Drive a lookup to its end: as many queries in flight as it wants, no rounds.
+
+        Who is silent when everybody else has answered is not awaited for the whole of a query's deadline: in a small
+        mesh, or after many have died, every lookup meets the dead.
+        """
+        patience_s = PATIENCE_MIN_S
         async with trio.open_nursery() as nursery:
 
             async def one(contact: Contact) -> None:
+                nonlocal patience_s
+                started = trio.current_time()
                 try:
                     await self.attempt(contact, lambda link: query(link, contact))
+                    patience_s = max(patience_s, PATIENCE_FACTOR * (trio.current_time() - started))
                 except QUERY_ERRORS:
                     lookup.failed(contact.node_id)
                 go_on()
@@ -239,8 +257,7 @@ class DhtClient:
                     nursery.cancel_scope.cancel()
                 for contact in lookup.next_queries():
                     nursery.start_soon(one, contact, name=f"ask {contact.node_id.short}")
-                settled = isinstance(lookup, ValueLookup) and lookup.settled
-                nursery.cancel_scope.deadline = trio.current_time() + PATIENCE_S if settled else inf
+                nursery.cancel_scope.deadline = trio.current_time() + patience_s if lookup.settled else inf
 
             go_on()
 

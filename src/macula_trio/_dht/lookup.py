@@ -153,6 +153,11 @@ class Lookup:
             return True
         return all(candidate.state is not _State.NEW for candidate in self._shortlist())
 
+    @property
+    def settled(self) -> bool:
+        """Whether somebody has answered, and nobody is left to ask: the rest may be dead."""
+        return self.exhausted and bool(self.replied())
+
     def closest(self) -> list[Contact]:
         """The k nearest nodes that answered, nearest first, each at the endpoint where it did."""
         answered = (candidate for candidate in self._ranked if candidate.state is _State.ANSWERED)

@@ -25,7 +25,7 @@ from macula_trio._peer.handshake import LEAF
 from macula_trio._util import format_endpoint, numeric_endpoint
 from macula_trio._wire import messages as wire
 from macula_trio.abc import Link, LinkTransport
-from macula_trio.errors import PeerUnavailable, RemoteProtocolError, TrustError
+from macula_trio.errors import MeshError, PeerUnavailable, RemoteProtocolError, TrustError
 
 CHECKS_MAX: Final = 32  # nodes whose endpoint is being dialed, or whose life is doubted, at once
 JOIN_PAUSE_MIN_S: Final = 0.5
@@ -40,13 +40,22 @@ class _JoinAttempt:
 
     remaining: int
     succeeded: bool = False
+    errors: list[MeshError] = attrs.field(factory=list)
     decided: trio.Event = attrs.field(factory=trio.Event)
 
-    def note(self, success: bool) -> None:
+    def note(self, error: MeshError | None) -> None:
         self.remaining -= 1
-        self.succeeded |= success
-        if success or not self.remaining:
+        if error is None:
+            self.succeeded = True
+        else:
+            self.errors.append(error)
+        if self.succeeded or not self.remaining:
             self.decided.set()
+
+    @property
+    def refusal(self) -> MeshError | None:
+        """Why trying again is of no use: everybody answered, and everybody refused."""
+        return self.errors[0] if all(isinstance(error, TrustError) for error in self.errors) else None
 
 
 class DhtService:
@@ -88,6 +97,8 @@ class DhtService:
         self._bootstraps = tuple(entry for entry in settings.bootstraps if entry[1] != settings.endpoint)
         self._checking: dict[NodeId, None] = {}
         self._joined = trio.Event()
+        self._decided = trio.Event()  # joined, or refused for good
+        self._refusal: MeshError | None = None
         self._background = Background()
         self.client = DhtClient(
             credentials=credentials,
@@ -116,6 +127,17 @@ class DhtService:
 
     async def wait_joined(self) -> None:
         """Wait until another node was found, or there is none to look for."""
+        await self._joined.wait()
+
+    async def wait_joined_or_refused(self) -> None:
+        """The same, but do not wait for nodes that have all refused us.
+
+        Raises:
+          TrustError: they have.
+        """
+        await self._decided.wait()
+        if not self._joined.is_set() and self._refusal is not None:
+            raise self._refusal
         await self._joined.wait()
 
     async def wait_withdrawn(self) -> None:
@@ -209,6 +231,11 @@ class DhtService:
         if self._table.get(link.node_id) != claimed:
             self._start_check(claimed, self._verify_endpoint)
 
+    def link_closed(self, link: Link) -> None:
+        """A link ended: a node that has left is not handed out to others any more."""
+        if link.peer_is_leaving and link.node_id is not None and self._transport.live_link(link.node_id) is None:
+            self.client.forget(link.node_id)
+
     def _add(self, contact: Contact) -> None:
         doubtful = self._table.add(contact, trio.current_time())
         if doubtful is not None:
@@ -260,12 +287,14 @@ class DhtService:
         self._background.start_soon(self._refresh, name="refresh")
         if not self._bootstraps:
             self._joined.set()
+            self._decided.set()
             await trio.sleep_forever()
         pause_s = JOIN_PAUSE_MIN_S
         while True:
             if await self._dial_bootstraps():
                 await self.client.find_node(self._own)
                 self._joined.set()
+                self._decided.set()
                 self._events.emit("node.joined", nodes=len(self._table))
                 self._advertiser.renew_all()
                 pause_s = JOIN_PAUSE_MIN_S
@@ -280,18 +309,22 @@ class DhtService:
         for node_id, endpoint in self._bootstraps:
             self._background.start_soon(self._dial_bootstrap, node_id, endpoint, attempt, name=f"join by {endpoint}")
         await attempt.decided.wait()
+        if not attempt.succeeded:
+            self._refusal = attempt.refusal
+            self._decided.set()
         return attempt.succeeded
 
     async def _dial_bootstrap(self, node_id: NodeId | None, endpoint: str, attempt: _JoinAttempt) -> None:
         try:
             link = await self._transport.dial_endpoint(endpoint, expected=node_id)
+            if link.node_id is None:
+                raise TrustError(f"bootstrap {endpoint} does not say who it is")
         except (PeerUnavailable, TrustError) as exc:
             self._events.emit("node.bootstrap_failed", endpoint=endpoint, reason=str(exc))
-            attempt.note(False)
-            return
-        if link.node_id is not None:
+            attempt.note(exc)
+        else:
             self.client.entry_points[link.node_id] = Contact(node_id=link.node_id, endpoint=endpoint)
-        attempt.note(link.node_id is not None)
+            attempt.note(None)
 
     async def _refresh(self) -> None:
         """Look ourselves and quiet buckets up again, at growing intervals (Kademlia, section 2.3)."""

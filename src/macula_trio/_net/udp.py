@@ -6,6 +6,7 @@ socket: QUIC sends again what matters (DESIGN section 6).
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 from collections.abc import Iterable
@@ -123,6 +124,8 @@ class UdpNetwork:
             found = await trio.socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
         except OSError as exc:
             raise OSError(exc.errno, f"cannot find host {host!r}: {exc.strerror or exc}") from None
+        except UnicodeError as exc:  # from the idna codec: a label that is empty or too long
+            raise OSError(errno.EINVAL, f"cannot find host {host!r}: not a host name") from exc
         return str(found[0][4][0])
 
     def source_host(self, peer: Address) -> str:

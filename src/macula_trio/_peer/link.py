@@ -39,6 +39,7 @@ from macula_trio.errors import ErrorCode, MeshError, PeerUnavailable, RealmMisma
 ASKS_MAX: Final = 4096  # unanswered requests of ours on one link; each is remembered until its end
 STREAMS_MAX: Final = 128  # on which a peer may begin a frame at once: v0.8 uses up to 100, each may hold a frame
 
+_FAREWELLS: Final = (ErrorCode.NORMAL, ErrorCode.CLOSING)
 _QUIC_REFUSED: Final = 1  # QUIC application error code of every close that is not a farewell
 _TRUST_REFUSALS: Final[Mapping[ErrorCode | None, type[TrustError]]] = {
     ErrorCode.BAD_PROOF: TrustError,
@@ -145,6 +146,7 @@ class QuicLink:
         self._has_control = connection.is_dialed  # the stream is the dialer's to open; before that nobody can write
         self._pending: dict[tuple[str, object], _Pending] = {}
         self._close_callbacks: dict[Callable[[], None], None] = {}
+        self._peer_is_leaving = False
 
     # -- what others see ----------------------------------------------------------------------------------------
 
@@ -202,6 +204,11 @@ class QuicLink:
     def is_closed(self) -> bool:
         """Whether it has ended."""
         return self._state is LinkState.CLOSED
+
+    @property
+    def peer_is_leaving(self) -> bool:
+        """Whether the peer said goodbye to the mesh."""
+        return self._peer_is_leaving
 
     async def wait_live(self) -> None:
         """Wait until both sides have accepted each other.
@@ -269,7 +276,7 @@ class QuicLink:
         if self._connection.binding and self._has_control and has_something_to_say:
             self._write(CONTROL_STREAM, wire.Disconnect(reason=code.value, message=message))
         self._error = self._error or PeerUnavailable(f"{self._label()}: link was closed: {message or code.value}")
-        self._connection.close(code, error_code=0 if code is ErrorCode.NORMAL else _QUIC_REFUSED)
+        self._connection.close(code, error_code=0 if code in _FAREWELLS else _QUIC_REFUSED)
 
     # -- the connection's handler --------------------------------------------------------------------------------
 
@@ -433,6 +440,7 @@ class QuicLink:
     def _peer_left(self, code: ErrorCode | None, message: str) -> None:
         text = f"{self._label()} said goodbye: {message or (code.value if code else 'no reason')}"
         self._error = _farewell(code, text)
+        self._peer_is_leaving = code is ErrorCode.CLOSING
         self._connection.close(ErrorCode.NORMAL)
 
     def _refuse(self, error: TrustError | RemoteProtocolError) -> None:
@@ -490,6 +498,10 @@ class _OneStream:
     @property
     def is_closed(self) -> bool:
         return self._link.is_closed
+
+    @property
+    def peer_is_leaving(self) -> bool:
+        return self._link.peer_is_leaving
 
     def send_nowait(self, message: Message) -> None:
         self._link._send_on(self._stream_id, message)

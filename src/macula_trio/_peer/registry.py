@@ -65,6 +65,7 @@ class LinkRegistry:
         # endpoint, would fail everybody who asks for the right one meanwhile.
         self._dials: dict[tuple[Address, NodeId | None], _Dial] = {}
         self._opened_callbacks: list[Callable[[QuicLink], None]] = []
+        self._closed_callbacks: list[Callable[[QuicLink], None]] = []
         self._endpoint: QuicEndpoint | None = None
         self._background = Background()
         self._context = LinkContext(
@@ -93,6 +94,10 @@ class LinkRegistry:
     def on_opened(self, callback: Callable[[QuicLink], None]) -> None:
         """Call back for every link that becomes live."""
         self._opened_callbacks.append(callback)
+
+    def on_closed(self, callback: Callable[[QuicLink], None]) -> None:
+        """Call back for every link that was live and has ended."""
+        self._closed_callbacks.append(callback)
 
     def handle(self, message_type: type[MessageT], handler: MessageHandler[MessageT]) -> None:
         """Hand messages of this type to ``handler``."""
@@ -202,11 +207,13 @@ class LinkRegistry:
             links.remove(link)
             if not links and link.node_id is not None:
                 del self._live[link.node_id]
+        for callback in self._closed_callbacks:
+            callback(link)
 
-    def close_links(self, message: str) -> None:
-        """Say DISCONNECT to everybody and close."""
+    def leave(self) -> None:
+        """Say goodbye to everybody and close."""
         for link in self.links:
-            link.close(ErrorCode.NORMAL, message)
+            link.close(ErrorCode.CLOSING, "the node is closing")
 
 
 def _address(endpoint: str) -> Address:

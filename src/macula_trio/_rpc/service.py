@@ -307,8 +307,8 @@ class RpcService:
     async def _call(
         self, procedure: str, args: object, *, headers: Mapping[str, str] | None, select: str, idempotent: bool
     ) -> object:
-        candidates = self._selector.order(await self.providers(procedure), select, procedure)
         started = trio.current_time()
+        candidates = self._selector.order(await self.providers(procedure), select, procedure)
         call_id = self._random_bytes(16)
         failure: MeshError = NoProviders(procedure)
         for contact in candidates[:ATTEMPTS_MAX]:

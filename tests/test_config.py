@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+from typing import Any, Final
+
+import attrs
+import pytest
+
+from macula_trio._config import ROLES, NodeConfig, Trust
+from macula_trio._ids import NodeId
+from macula_trio.errors import TrustError
+
+REALM: Final = "org.example"
+NODE: Final = "ab" * 32
+
+SECONDS: Final = sorted(field.name for field in attrs.fields(NodeConfig) if field.name.endswith("_s"))
+COUNTS: Final = ("handlers_max", "handlers_per_caller_max", "subscription_buffer")
+
+
+def complaint(**fields: Any) -> str:
+    """The one line that these fields are refused with."""
+    with pytest.raises(ValueError) as error:  # noqa: PT011 -- every test looks at the whole text
+        NodeConfig(**({"realm": REALM} | fields))
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def test_a_realm_is_enough() -> None:
+    config = NodeConfig(realm=REALM)
+    assert (config.listen, config.advertise, config.bootstrap) == ("0.0.0.0:9443", None, ())
+    assert (config.role, config.trust, config.connections) == ("edge", Trust.open(), "links")
+    assert not config.leaf
+    assert not config.require_bootstrap
+    assert (config.call_timeout_default_s, config.call_timeout_max_s, config.value_ttl_s) == (5.0, 300.0, 300.0)
+
+
+def test_every_field_can_be_told() -> None:
+    told: dict[str, Any] = {
+        "realm": "home",
+        "listen": "[::]:0",
+        "advertise": "[2001:db8::7]:9443",
+        "bootstrap": ("seed.example.org:9443", f"{NODE}@192.0.2.1:9443"),
+        "role": "gateway",
+        "trust": Trust.unverified(),
+        "connections": "links",
+        "leaf": True,
+        "require_bootstrap": True,
+        **dict.fromkeys(SECONDS, 0.25),
+        **dict.fromkeys(COUNTS, 1),
+        "value_ttl_s": 20,
+    }
+    assert told.keys() == {field.name for field in attrs.fields(NodeConfig)}
+    assert attrs.asdict(NodeConfig(**told), recurse=False) == told
+
+
+def test_it_cannot_be_changed_afterwards() -> None:
+    config = NodeConfig(realm=REALM)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        config.realm = "other"  # type: ignore[misc]
+    with pytest.raises(ValueError, match="listen: endpoint 'nowhere'"):
+        attrs.evolve(config, listen="nowhere")
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_three_roles_are_known(role: Any) -> None:
+    assert NodeConfig(realm=REALM, role=role).role == role
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "0.0.0.0:9443", "[::1]:65535", "localhost:9443"])
+def test_listening_on_any_free_port_is_possible(listen: str) -> None:
+    assert NodeConfig(realm=REALM, listen=listen).listen == listen
+
+
+def test_bootstrap_may_be_any_iterable_of_endpoints() -> None:
+    assert NodeConfig(realm=REALM, bootstrap=["a:1", "b:2"]).bootstrap == ("a:1", "b:2")  # type: ignore[arg-type]
+    assert NodeConfig(realm=REALM, bootstrap=(f"{name}:1" for name in "ab")).bootstrap == ("a:1", "b:1")  # type: ignore[arg-type]
+
+
+# -- what is refused -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("realm", ["", "two words", "a..b", ".a", "a.", "é", "a\n", "a" * 256])
+def test_a_bad_realm_is_named_with_the_rule(realm: str) -> None:
+    text = complaint(realm=realm)
+    assert text.startswith(f"realm {realm!r} is not valid: dot-separated segments")
+    assert text.endswith("such as sensors.kitchen")
+
+
+@pytest.mark.parametrize("listen", ["", "9443", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:-1", "::1:80"])
+def test_a_bad_listen_address_is_named_with_the_mend(listen: str) -> None:
+    text = complaint(listen=listen)
+    assert text.startswith(f"listen: endpoint {listen!r}")
+    assert "such as" in text or "a number from 0 to 65535" in text
+
+
+@pytest.mark.parametrize("advertise", ["", "9443", "192.0.2.7", "192.0.2.7:0", "192.0.2.7:http"])
+def test_a_malformed_address_to_advertise_is_named_with_the_mend(advertise: str) -> None:
+    text = complaint(advertise=advertise)
+    assert text.startswith(f"advertise: endpoint {advertise!r}")
+    assert "such as" in text or "a number from 1 to 65535" in text
+
+
+@pytest.mark.parametrize(
+    "advertise",
+    ["0.0.0.0:9443", "[::]:9443", "[::ffff:0.0.0.0]:9443", "node.example.org:9443", "224.0.0.1:9443", "[ff02::1]:9443"],
+)
+def test_what_nobody_can_dial_is_not_advertised(advertise: str) -> None:
+    assert complaint(advertise=advertise) == (
+        f"advertise: {advertise!r} is not a numeric address that others can dial, such as 192.0.2.7:9443"
+    )
+
+
+def test_one_bootstrap_node_without_its_list_is_refused_with_the_mend() -> None:
+    text = complaint(bootstrap="127.0.0.1:9443")
+    assert text == "bootstrap: '127.0.0.1:9443' is one text; write a list of endpoints: ['127.0.0.1:9443']"
+
+
+@pytest.mark.parametrize("entry", ["", "nowhere", "127.0.0.1:0", "abc@127.0.0.1:9443", f"{NODE}@nowhere"])
+def test_a_bad_bootstrap_node_is_named_with_the_mend(entry: str) -> None:
+    text = complaint(bootstrap=["127.0.0.1:9443", entry])
+    assert text.startswith("bootstrap: ")
+    assert repr(entry.rpartition("@")[2]) in text or repr(entry) in text
+    assert "such as" in text or "write" in text or "a number from 1" in text
+
+
+@pytest.mark.parametrize("role", ["", "hybrid", "EDGE", None, []])
+def test_a_bad_role_is_named_with_the_roles(role: object) -> None:
+    assert complaint(role=role) == f"role: {role!r} is not one of bootstrap, gateway, edge"
+
+
+def test_a_bad_way_of_connecting_is_named_with_the_ways() -> None:
+    assert complaint(connections="tcp") == "connections: 'tcp' is not one of links, per-message"
+    assert complaint(connections="per-message") == (
+        "connections: 'per-message' is not available yet; leave it at 'links'"
+    )
+
+
+@pytest.mark.parametrize("field", SECONDS)
+@pytest.mark.parametrize("value", [0, 0.0, -1, -0.5, float("inf"), float("nan"), True, "5", None])
+def test_a_bad_duration_is_named(field: str, value: object) -> None:
+    assert complaint(**{field: value}) == f"{field}: {value!r} is not a number above 0"
+
+
+@pytest.mark.parametrize("value", [20, 20.0, 3600])
+def test_values_live_from_20_s_to_an_hour(value: float) -> None:
+    assert NodeConfig(realm=REALM, value_ttl_s=value).value_ttl_s == value
+
+
+@pytest.mark.parametrize("value", [0.1, 19.9, 3600.1, 10**400])
+def test_a_life_that_renewal_or_replicas_cannot_keep_is_named_with_the_range(value: float) -> None:
+    assert complaint(value_ttl_s=value) == f"value_ttl_s: {value!r} is not from 20 to 3600 seconds"
+
+
+@pytest.mark.parametrize("field", COUNTS)
+@pytest.mark.parametrize("value", [0, -1, 0.5, 1.0, float("inf"), True, "5", None])
+def test_a_bad_count_is_named(field: str, value: object) -> None:
+    assert complaint(**{field: value}).startswith(f"{field}: {value!r} is not a ")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "mend"),
+    [
+        ("realm", None, "a text"),
+        ("realm", b"org.example", "a text"),
+        ("listen", 9443, "a text"),
+        ("listen", None, "a text"),
+        ("advertise", ("192.0.2.7", 9443), "a text"),
+        ("trust", "open", "a policy such as Trust.open()"),
+        ("trust", None, "a policy such as Trust.open()"),
+        ("leaf", "no", "True or False"),
+        ("leaf", 1, "True or False"),
+        ("require_bootstrap", None, "True or False"),
+        ("bootstrap", 9443, "a list of endpoints such as ['127.0.0.1:9443']"),
+        ("bootstrap", None, "a list of endpoints such as ['127.0.0.1:9443']"),
+    ],
+)
+def test_a_value_of_another_type_is_named_with_the_mend(field: str, value: object, mend: str) -> None:
+    assert complaint(**{field: value}) == f"{field}: {value!r} is not {mend}"
+
+
+def test_an_entry_of_another_type_is_named() -> None:
+    assert complaint(bootstrap=["127.0.0.1:9443", 9443]) == "bootstrap: 9443 is not a text"
+
+
+# -- whom to trust -------------------------------------------------------------------------------------------------
+
+
+def test_policies_compare_by_what_they_mean() -> None:
+    assert Trust.open() == Trust.open() != Trust.unverified()
+
+
+def test_policies_that_are_not_there_yet_say_so_instead_of_trusting_anybody() -> None:
+    with pytest.raises(TrustError, match="Trust.only is not available yet; use Trust.open"):
+        Trust.only([NodeId(bytes(32))])
+    with pytest.raises(TrustError, match="Trust.realm is not available yet; use Trust.open"):
+        Trust.realm(b"")

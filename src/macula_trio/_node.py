@@ -165,6 +165,7 @@ class Node:
             events=self._events,
             wall_clock_ms=network.wall_clock_ms,
             dial_deadline_s=config.dial_deadline_s,
+            keepalive_s=config.keepalive_s,
         )
         self._dht = DhtService(
             credentials=credentials,

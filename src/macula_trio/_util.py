@@ -120,6 +120,15 @@ def is_loopback(host: str) -> bool:
     return is_numeric(host) and _embedded(ipaddress.ip_address(host)).is_loopback
 
 
+REASON_CHARACTERS_MAX: Final = 512  # of texts that tell a peer what went wrong; they may quote what it sent
+
+
+def clip(text: str) -> str:
+    """Shorten a text for a peer, and make it one that can be encoded whatever it quotes."""
+    shorter = text if len(text) <= REASON_CHARACTERS_MAX else text[: REASON_CHARACTERS_MAX - 1] + "\u2026"
+    return shorter.encode(errors="replace").decode()
+
+
 NAME_BYTES_MAX: Final = 255  # a name travels in every call and message
 _NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 

@@ -146,8 +146,15 @@ class Link(Protocol):
         """Put one message on the way, behind those sent before; never waits.
 
         Raises:
-          PeerUnavailable: the link has ended.
+          NotSent: the link has ended.
           PayloadTooLarge: it does not fit into a frame.
+        """
+        ...
+
+    async def wait_writable(self) -> None:
+        """Wait until the peer has taken most of what was sent: backpressure for whoever can wait.
+
+        Always a checkpoint.  Returns also when the link ends.
         """
         ...
 
@@ -155,7 +162,8 @@ class Link(Protocol):
         """Send a request and wait for its reply; the caller's cancel scope bounds the wait.
 
         Raises:
-          PeerUnavailable: the link ended first.
+          NotSent: the link had ended before the request left, or too many requests are waiting.
+          PeerUnavailable: the link ended before the reply came.
           RemoteProtocolError: the reply was of another type.
         """
         ...
@@ -185,8 +193,13 @@ class LinkTransport(Protocol):
         """
         ...
 
-    async def dial_endpoint(self, endpoint: str, *, expected: NodeId | None = None) -> Link:
+    async def dial_endpoint(self, endpoint: str, *, expected: NodeId | None = None, trusted: bool = False) -> Link:
         """A new link to whoever answers at a numeric endpoint, even when its node has a link already.
+
+        Args:
+          endpoint: numeric ``host:port``.
+          expected: whom we dial for, if known.
+          trusted: our own configuration names it; others are not dialed again and again when they fail.
 
         Raises:
           PeerUnavailable: nobody answers there.

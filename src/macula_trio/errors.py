@@ -16,6 +16,8 @@ __all__ = [
     "LocalProtocolError",
     "MeshError",
     "NoProviders",
+    "NotSent",
+    "OwnIdentity",
     "PayloadTooLarge",
     "PeerUnavailable",
     "ProtocolError",
@@ -48,6 +50,8 @@ class ErrorCode(enum.StrEnum):
     LIMIT_EXCEEDED = "limit_exceeded"
     HANDSHAKE_TIMEOUT = "handshake_timeout"
     BAD_VALUE = "bad_value"
+    SILENT = "silent"
+    INTERNAL_ERROR = "internal_error"
 
 
 class MeshError(Exception):
@@ -85,8 +89,16 @@ class PeerUnavailable(MeshError):
     """The peer could not be reached, or its link ended; trying again later may help."""
 
 
+class NotSent(PeerUnavailable):
+    """Nothing was sent, because of a limit of ours or because we are closing: it says nothing about the peer."""
+
+
 class TrustError(MeshError):
     """The peer is not who it must be, or our trust policy refuses it (or its policy refuses us)."""
+
+
+class OwnIdentity(TrustError):
+    """The peer has our own node id: it is ourselves, or somebody runs with our key."""
 
 
 class RealmMismatch(TrustError):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from macula_trio._identity.keys import Credentials, load_spki, verify
-from macula_trio._identity.record import Record, read_record, sign_record
+from macula_trio._identity.record import METADATA_DEPTH_MAX, METADATA_ELEMENTS_MAX, Record, read_record, sign_record
 from macula_trio._wire.codec import FrameDecoder, decode_message, encode_message, unpack_map
 from macula_trio._wire.messages import Store
 from macula_trio.errors import ErrorCode, LocalProtocolError, RemoteProtocolError, TrustError
@@ -284,9 +284,18 @@ def nested(depth: int) -> dict[str, Any]:
     return {} if depth == 1 else {"a": nested(depth - 1)}
 
 
-def test_the_deepest_metadata_that_a_frame_can_carry_is_read() -> None:
-    deepest = nested(62)  # in a STORE, the value and the metadata: 64
-    assert read(travelled(signed(metadata=deepest).to_value())).metadata == deepest
+def test_the_deepest_and_the_largest_metadata_are_read() -> None:
+    for metadata in (nested(METADATA_DEPTH_MAX), {"a": [0] * (METADATA_ELEMENTS_MAX - 1)}):
+        assert read(travelled(signed(metadata=metadata).to_value())).metadata == metadata
+
+
+@pytest.mark.parametrize("metadata", [nested(METADATA_DEPTH_MAX + 1), {"a": [0] * METADATA_ELEMENTS_MAX}])
+def test_metadata_that_would_crowd_out_others_is_refused_on_both_sides(metadata: dict[str, Any]) -> None:
+    with pytest.raises(LocalProtocolError):
+        signed(metadata=metadata)
+    value = signed().to_value()
+    with pytest.raises(RemoteProtocolError):
+        read(travelled({**value, "metadata": metadata}))
 
 
 @pytest.mark.parametrize("metadata", [nested(64), {"a": [0] * 131_072}, {"a": 2**64}, {"a": float("nan")}, {"a": {1}}])

@@ -15,11 +15,13 @@ import attrs
 from macula_trio._identity.keys import Credentials, load_spki, node_id_of, verify
 from macula_trio._ids import ID_BYTES, NodeId
 from macula_trio._wire.codec import pack_canonical, unpack_map
-from macula_trio.errors import ErrorCode, RemoteProtocolError, TrustError
+from macula_trio.errors import ErrorCode, LocalProtocolError, RemoteProtocolError, TrustError
 
 Kind: TypeAlias = Literal["service", "subscriber"]
 
 _CONTEXT: Final = b"macula-trio/1 record"
+METADATA_DEPTH_MAX: Final = 8  # many values share one reply, whose nesting and elements are bounded too
+METADATA_ELEMENTS_MAX: Final = 256
 _SEQ_MAX: Final = 2**63 - 1
 _KINDS: Final[Mapping[bytes, Kind]] = {b"service": "service", b"subscriber": "subscriber"}
 
@@ -75,6 +77,30 @@ class Record:
         }
 
 
+def check_metadata(metadata: Mapping[str, object]) -> None:
+    """Refuse metadata that would crowd out the other values of a reply.
+
+    Raises:
+      ValueError: deeper than `METADATA_DEPTH_MAX`, or more than `METADATA_ELEMENTS_MAX` entries and items.
+    """
+    elements = 0
+    level: list[object] = [metadata]
+    for _ in range(METADATA_DEPTH_MAX + 1):
+        inner: list[object] = []
+        for value in level:
+            if isinstance(value, Mapping):
+                inner += value.values()
+            elif isinstance(value, (list, tuple)):
+                inner += value
+        elements += len(inner)
+        if elements > METADATA_ELEMENTS_MAX:
+            raise ValueError(f"metadata has more than {METADATA_ELEMENTS_MAX} elements")
+        if not inner:
+            return
+        level = inner
+    raise ValueError(f"metadata is nested deeper than {METADATA_DEPTH_MAX}")
+
+
 def _signed_data(
     *,
     realm: str,
@@ -114,8 +140,12 @@ def sign_record(
     """Make a value of ours.
 
     Raises:
-      LocalProtocolError: ``metadata`` cannot be encoded.
+      LocalProtocolError: ``metadata`` cannot be encoded, is too deep or has too many elements.
     """
+    try:
+        check_metadata(metadata)
+    except ValueError as exc:
+        raise LocalProtocolError(str(exc), code=ErrorCode.BAD_VALUE) from exc
     data = _signed_data(
         realm=realm,
         key=key,
@@ -165,6 +195,10 @@ def read_record(value: Mapping[str, object], *, realm: str, key: bytes) -> Recor
         endpoint = None if value.get("endpoint") is None else _field(value, "endpoint", bytes).decode()
     except UnicodeDecodeError as exc:
         raise RemoteProtocolError("value: endpoint is not text", code=ErrorCode.BAD_VALUE) from exc
+    try:
+        check_metadata(metadata)
+    except ValueError as exc:
+        raise RemoteProtocolError(f"value: {exc}", code=ErrorCode.BAD_VALUE) from exc
     if node_id_of(spki) != node_id:
         raise TrustError("value: the public key is not its owner's")
     data = _signed_data(

@@ -319,6 +319,8 @@ class QuicEndpoint:
         timer: float | None = None
         with self._contained(connection):
             timer = connection._quic.get_timer()
+        if connection not in self._connections:
+            return  # broken by that
         due = min(inf if timer is None else timer + TIMER_SLACK_S, connection._deadline)
         if self._timers.arm(connection, due):
             self._timer_kick.set()

@@ -14,7 +14,7 @@ from macula_trio._identity.keys import Credentials, load_chain, node_id_of, spki
 from macula_trio._identity.proof import Side, proof_data
 from macula_trio._ids import ID_BYTES, NodeId
 from macula_trio._wire.messages import Connect, Pong
-from macula_trio.errors import ErrorCode, RealmMismatch, RemoteProtocolError, TrustError
+from macula_trio.errors import ErrorCode, OwnIdentity, RealmMismatch, RemoteProtocolError, TrustError
 
 UNKNOWN_PEER: Final = bytes(ID_BYTES)  # CONNECT's peer_node_id of a dialer that knows only an address
 HANDSHAKE_PAYLOAD_BYTES_MAX: Final = 16 * 1024  # CONNECT with a chain of RSA certificates fits; floods do not
@@ -143,6 +143,8 @@ def refusal_code(error: Exception) -> ErrorCode:
     """How a refused peer is told why (the reason of DISCONNECT)."""
     if isinstance(error, RealmMismatch):
         return ErrorCode.REALM_MISMATCH
+    if isinstance(error, OwnIdentity):
+        return ErrorCode.OWN_IDENTITY
     if isinstance(error, RemoteProtocolError):
         return error.code
     return ErrorCode.BAD_PROOF
@@ -173,7 +175,7 @@ def _judge(party: LocalParty, hello: Connect | Pong, side: Side, *, binding: byt
     elif party.trust.kind != "unverified":
         raise TrustError("peer proves nothing; only Trust.unverified() talks to such peers")
     if hello.node_id == party.credentials.node_id:
-        raise TrustError("peer has our own node id")
+        raise OwnIdentity("peer has our own node id")
     return RemoteParty(
         node_id=None if hello.node_id is None else NodeId(hello.node_id),
         verified=verified,

@@ -8,6 +8,7 @@ no task of its own.
 from __future__ import annotations
 
 import enum
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -29,13 +30,28 @@ from macula_trio._peer.handshake import (
     make_pong,
     refusal_code,
 )
-from macula_trio._util import Address, format_endpoint, numeric_endpoint
+from macula_trio._util import Address, clip, format_endpoint, numeric_endpoint
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import FrameDecoder, decode_message, encode_message
 from macula_trio._wire.frame import MAX_PAYLOAD, Frame, MessageType
 from macula_trio.abc import Link, Message, MessageHandler, ReplyT
-from macula_trio.errors import ErrorCode, MeshError, PeerUnavailable, RealmMismatch, RemoteProtocolError, TrustError
+from macula_trio.errors import (
+    ErrorCode,
+    LocalProtocolError,
+    MeshError,
+    NotSent,
+    OwnIdentity,
+    PeerUnavailable,
+    RealmMismatch,
+    RemoteProtocolError,
+    TrustError,
+)
 
+logger = logging.getLogger("macula_trio.link")
+
+WINDOW_BYTES: Final = 1024 * 1024  # sent and not shown to be taken: above, whoever can wait waits
+BACKLOG_BYTES_MAX: Final = 8 * 1024 * 1024  # the same: above, the link ends; aioquic's send buffer has no bound
+BUFFERED_BYTES_MAX: Final = 4 * 1024 * 1024  # of unfinished frames on all streams of one link
 ASKS_MAX: Final = 4096  # unanswered requests of ours on one link; each is remembered until its end
 STREAMS_MAX: Final = 128  # on which a peer may begin a frame at once: v0.8 uses up to 100, each may hold a frame
 
@@ -45,7 +61,7 @@ _TRUST_REFUSALS: Final[Mapping[ErrorCode | None, type[TrustError]]] = {
     ErrorCode.BAD_PROOF: TrustError,
     ErrorCode.PROOF_REQUIRED: TrustError,
     ErrorCode.WRONG_PEER: TrustError,
-    ErrorCode.OWN_IDENTITY: TrustError,
+    ErrorCode.OWN_IDENTITY: OwnIdentity,
     ErrorCode.REALM_MISMATCH: RealmMismatch,
 }
 
@@ -99,8 +115,9 @@ class _Pending:
     outcome: Message | MeshError | None = None
 
     def resolve(self, outcome: Message | MeshError) -> None:
-        self.outcome = outcome
-        self.done.set()
+        if self.outcome is None:  # the reply that came counts, even when the link ended behind it
+            self.outcome = outcome
+            self.done.set()
 
 
 def correlation_of(message: Message) -> tuple[str, object] | None:
@@ -147,6 +164,12 @@ class QuicLink:
         self._pending: dict[tuple[str, object], _Pending] = {}
         self._close_callbacks: dict[Callable[[], None], None] = {}
         self._peer_is_leaving = False
+        # What we wrote, and how much of it the peer has shown to have read by answering a PING behind it.
+        self._written = self._taken = 0
+        self._mark: int | None = None
+        self._room = trio.Event()
+        self._heard_at = trio.current_time()
+        self._probed_at: float | None = None
 
     # -- what others see ----------------------------------------------------------------------------------------
 
@@ -242,7 +265,8 @@ class QuicLink:
         assert key[1] is not None, "a request needs something to tell its reply by"
         assert key not in self._pending, "correlation used twice"
         if len(self._pending) >= ASKS_MAX:
-            raise PeerUnavailable(f"{self._label()}: {ASKS_MAX} requests are waiting for their answers already")
+            raise NotSent(f"{self._label()}: {ASKS_MAX} requests are waiting for their answers already")
+        await self.wait_writable()
         pending = self._pending[key] = _Pending()
         try:
             self.send_nowait(request)
@@ -256,6 +280,27 @@ class QuicLink:
         raise RemoteProtocolError(
             f"{self._label()} answered by {type(pending.outcome).__name__}", code=ErrorCode.UNEXPECTED_MESSAGE
         )
+
+    async def wait_writable(self) -> None:
+        """Wait until less than 1 MiB is on its way."""
+        await trio.lowlevel.checkpoint()
+        while self._written - self._taken > WINDOW_BYTES and not self.is_closed:
+            await self._room.wait()
+
+    def check_alive(self, now: float, patience_s: float) -> None:
+        """Ask a silent peer that something depends on for a sign of life; end the link when none comes.
+
+        Args:
+          now: on Trio's clock.
+          patience_s: how long silence is nothing to worry about.
+        """
+        if self._state is not LinkState.LIVE or now - self._heard_at < patience_s:
+            return
+        if self._probed_at is not None and now - self._probed_at >= patience_s:
+            self.close(ErrorCode.SILENT, f"silent for {now - self._heard_at:.1f} s")
+        elif self._probed_at is None and (self._pending or self._close_callbacks):
+            self._probed_at = now
+            self._write(CONTROL_STREAM, wire.Ping(timestamp=-1))
 
     def add_close_callback(self, callback: Callable[[], None]) -> None:
         """Call back once at the end."""
@@ -274,7 +319,7 @@ class QuicLink:
             return
         has_something_to_say = self._peer is not None or code is not ErrorCode.NORMAL
         if self._connection.binding and self._has_control and has_something_to_say:
-            self._write(CONTROL_STREAM, wire.Disconnect(reason=code.value, message=message))
+            self._write(CONTROL_STREAM, wire.Disconnect(reason=code.value, message=clip(message)))
         self._error = self._error or PeerUnavailable(f"{self._label()}: link was closed: {message or code.value}")
         self._connection.close(code, error_code=0 if code in _FAREWELLS else _QUIC_REFUSED)
 
@@ -289,6 +334,7 @@ class QuicLink:
     def stream_data_received(self, stream_id: int, data: bytes, end_stream: bool) -> None:
         """Cut frames and act on each."""
         self._has_control |= stream_id == CONTROL_STREAM
+        self._heard_at, self._probed_at = trio.current_time(), None
         try:
             decoder = self._decoders.get(stream_id)
             if decoder is None:
@@ -301,6 +347,8 @@ class QuicLink:
                 if self.is_closed:
                     return
                 decoder.payload_max = self._payload_max(stream_id)
+            if sum(decoder.buffered for decoder in self._decoders.values()) > BUFFERED_BYTES_MAX:
+                raise RemoteProtocolError("too many unfinished frames", code=ErrorCode.LIMIT_EXCEEDED)
             if end_stream:
                 decoder.end()
                 del self._decoders[stream_id]
@@ -308,6 +356,10 @@ class QuicLink:
                     self._peer_left(ErrorCode.NORMAL, "")
         except RemoteProtocolError as exc:
             self._refuse(exc)
+        except LocalProtocolError as exc:
+            # An answer of ours that cannot be encoded: a bug, and yet no peer may end the node by finding it.
+            logger.exception("no answer to %s", self._label())
+            self.close(ErrorCode.INTERNAL_ERROR, type(exc).__name__)
 
     def stream_reset(self, stream_id: int) -> None:
         """Without its control stream a link is nothing."""
@@ -317,7 +369,7 @@ class QuicLink:
 
     def connection_lost(self, reason: CloseReason, detail: str) -> None:
         """Tell everybody who waits."""
-        was_live = self._state is LinkState.LIVE
+        was_live = self._peer is not None
         self._state = LinkState.CLOSED
         if self._error is None:
             text = f"{self._label()}: {reason.value}" + (f" ({detail})" if detail else "")
@@ -326,6 +378,7 @@ class QuicLink:
             pending.resolve(PeerUnavailable(str(self._error)))
         self._decoders.clear()
         self._settled.set()
+        self._room.set()
         callbacks, self._close_callbacks = self._close_callbacks, {}
         for callback in callbacks:
             callback()
@@ -411,6 +464,9 @@ class QuicLink:
         self._context.opened(self)
 
     def _dispatch(self, stream_id: int, message: Message) -> None:
+        if isinstance(message, wire.Pong) and message.timestamp < 0:
+            self._taken_up_to(-1 - message.timestamp)  # our own probes; questions of callers count from 0 up
+            return
         if isinstance(message, _REPLIES):
             key = correlation_of(message)
             pending = None if key is None else self._pending.get(key)
@@ -454,7 +510,7 @@ class QuicLink:
 
     def _require_live(self) -> None:
         if self._state is not LinkState.LIVE:
-            raise PeerUnavailable(str(self._error or f"{self._label()}: not connected yet"))
+            raise NotSent(str(self._error or f"{self._label()}: not connected yet"))
 
     def _send_on(self, stream_id: int, message: Message) -> None:
         self._require_live()
@@ -466,6 +522,27 @@ class QuicLink:
     def _write_frame(self, stream_id: int, frame: bytes) -> None:
         self._context.counters.sent[MessageType(frame[1]).name] += 1  # the second byte of a frame is its type
         self._connection.write(stream_id, frame)
+        self._written += len(frame)
+        if self._state is LinkState.LIVE and self.verified:
+            self._watch_backlog()
+
+    def _watch_backlog(self) -> None:
+        """Learn by a PING behind what was written how much the peer has taken; give up on one that takes nothing."""
+        backlog = self._written - self._taken
+        if backlog > BACKLOG_BYTES_MAX:
+            self._state = LinkState.CLOSED  # no DISCONNECT: it would only lie behind the rest
+            self._error = PeerUnavailable(f"{self._label()} has not taken {backlog} bytes")
+            self._connection.close(ErrorCode.LIMIT_EXCEEDED, error_code=_QUIC_REFUSED)
+        elif backlog > WINDOW_BYTES // 2 and self._mark is None:
+            self._mark = self._written
+            self._write(CONTROL_STREAM, wire.Ping(timestamp=-1 - self._mark))
+
+    def _taken_up_to(self, mark: int) -> None:
+        if mark == self._mark:
+            self._mark, self._taken = None, mark
+            self._room.set()
+            self._room = trio.Event()
+            self._watch_backlog()
 
 
 @attrs.frozen(eq=False)
@@ -505,6 +582,9 @@ class _OneStream:
 
     def send_nowait(self, message: Message) -> None:
         self._link._send_on(self._stream_id, message)
+
+    async def wait_writable(self) -> None:
+        await self._link.wait_writable()
 
     async def ask(self, request: Message, reply_type: type[ReplyT]) -> ReplyT:
         return await self._link.ask(request, reply_type)

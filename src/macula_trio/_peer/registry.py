@@ -21,9 +21,15 @@ from macula_trio._peer.handshake import LocalParty
 from macula_trio._peer.link import LinkContext, LinkCounters, QuicLink
 from macula_trio._util import Address, format_endpoint, numeric_endpoint
 from macula_trio.abc import Link, LinkTransport, Message, MessageHandler, MessageT
-from macula_trio.errors import ErrorCode, MeshError, PeerUnavailable, TrustError
+from macula_trio.errors import ErrorCode, MeshError, NotSent, PeerUnavailable, TrustError
 
-DIALS_MAX: Final = 256  # dials under way at once; peers can provoke some, and each is a TLS handshake
+KEEPALIVE_S: Final = 10.0  # as `NodeConfig` has it
+DIALS_MAX: Final = 128  # dials under way at once; each is a TLS handshake, and peers can provoke some
+DIALS_WAITING_MAX: Final = 4096  # and those that wait for their turn
+LINKS_PER_PEER_MAX: Final = 4  # two by simultaneous dials, and as many that are about to end
+FAILED_DIALS_MAX: Final = 3  # of one endpoint within a minute: records of liars must not aim us at a victim
+FAILED_DIALS_PERIOD_S: Final = 60.0
+FAILED_ENDPOINTS_MAX: Final = 4096  # remembered; the one that failed first is forgotten first
 
 
 @attrs.define(eq=False)
@@ -38,7 +44,7 @@ class _Dial:
         await self.done.wait()
         if self.link is None:
             # A fresh one for every waiter: a raised exception collects a traceback and must not be shared.
-            kind = type(self.error) if isinstance(self.error, TrustError) else PeerUnavailable
+            kind = type(self.error) if isinstance(self.error, (TrustError, NotSent)) else PeerUnavailable
             raise kind(str(self.error)) from self.error
         return self.link
 
@@ -51,12 +57,20 @@ class LinkRegistry:
       events: where openings, refusals and ends are told.
       wall_clock_ms: Unix time.
       dial_deadline_s: for a connection and both proofs.
+      keepalive_s: how long a peer that something depends on may be silent before it is asked for a sign of life.
     """
 
     def __init__(
-        self, party: LocalParty, *, events: EventBus, wall_clock_ms: Callable[[], int], dial_deadline_s: float
+        self,
+        party: LocalParty,
+        *,
+        events: EventBus,
+        wall_clock_ms: Callable[[], int],
+        dial_deadline_s: float,
+        keepalive_s: float = KEEPALIVE_S,
     ) -> None:
         self._party = party
+        self._keepalive_s = keepalive_s
         self._dial_deadline_s = dial_deadline_s
         self._handlers: dict[type[Message], MessageHandler[Any]] = {}
         self._live: dict[NodeId, list[QuicLink]] = {}
@@ -68,6 +82,8 @@ class LinkRegistry:
         self._closed_callbacks: list[Callable[[QuicLink], None]] = []
         self._endpoint: QuicEndpoint | None = None
         self._background = Background()
+        self._dial_limiter = trio.CapacityLimiter(DIALS_MAX)
+        self._failed_dials: dict[Address, list[float]] = {}
         self._context = LinkContext(
             party=party,
             handlers=self._handlers,
@@ -109,7 +125,13 @@ class LinkRegistry:
     ) -> None:
         """Own the dials until cancelled."""
         self._endpoint = endpoint
-        await self._background.serve(task_status=task_status)
+        await self._background.serve(self._watch_links, task_status=task_status)
+
+    async def _watch_links(self) -> None:
+        while True:
+            await trio.sleep(self._keepalive_s / 2)
+            for link in self.links:
+                link.check_alive(trio.current_time(), self._keepalive_s)
 
     # -- links out -----------------------------------------------------------------------------------------------
 
@@ -136,33 +158,48 @@ class LinkRegistry:
             return live
         return await self._dial_once(contact.endpoint, contact.node_id)
 
-    async def dial_endpoint(self, endpoint: str, *, expected: NodeId | None = None) -> QuicLink:
+    async def dial_endpoint(self, endpoint: str, *, expected: NodeId | None = None, trusted: bool = False) -> QuicLink:
         """Dial a numeric endpoint even when a link to its node exists already.
 
+        Args:
+          endpoint: numeric ``host:port``.
+          expected: whom we dial for, if known.
+          trusted: our own configuration names it, so that it may be tried as often as we like.
+
         Raises:
-          PeerUnavailable: nobody answers there.
+          PeerUnavailable: nobody answers there, or too often did not within the last minute.
           TrustError: somebody else than ``expected`` answered, or one side refuses the other.
         """
-        return await self._dial_once(endpoint, expected)
+        return await self._dial_once(endpoint, expected, trusted=trusted)
 
-    async def _dial_once(self, endpoint: str, expected: NodeId | None) -> QuicLink:
+    async def _dial_once(self, endpoint: str, expected: NodeId | None, *, trusted: bool = False) -> QuicLink:
         address = _address(endpoint)
-        key = address, expected
-        dial = self._dials.get(key)
+        dial = self._dials.get((address, expected))
         if dial is None:
-            if len(self._dials) >= DIALS_MAX:
-                raise PeerUnavailable(f"{DIALS_MAX} dials are under way already; {endpoint} must wait")
+            if len(self._dials) >= DIALS_WAITING_MAX:
+                raise NotSent(f"{DIALS_WAITING_MAX} dials are waiting already; {endpoint} is one too many")
+            if not trusted and self._has_failed_often(address):
+                text = f"{endpoint} did not answer {FAILED_DIALS_MAX} times within {FAILED_DIALS_PERIOD_S:g} s"
+                raise PeerUnavailable(text)
             dial = _Dial()
             # A task of the node, not of the caller: others may wait for the same dial, and must not lose it
             # because the first who wanted it was cancelled.
             if not self._background.start_soon(self._run_dial, dial, address, expected, name=f"dial {endpoint}"):
-                raise PeerUnavailable("the node is closing")
-            self._dials[key] = dial
+                raise NotSent("the node is closing")
+            self._dials[address, expected] = dial
         return await dial.wait()
 
     async def _run_dial(self, dial: _Dial, address: Address, expected: NodeId | None) -> None:
+        dial.error = NotSent(f"{format_endpoint(address)}: the node is closing")
+        try:
+            async with self._dial_limiter:
+                await self._dial(dial, address, expected)
+        finally:
+            del self._dials[address, expected]
+            dial.done.set()
+
+    async def _dial(self, dial: _Dial, address: Address, expected: NodeId | None) -> None:
         assert self._endpoint is not None
-        dial.error = PeerUnavailable(f"{format_endpoint(address)}: the node is closing")
         links: list[QuicLink] = []
 
         def make_link(connection: Connection) -> QuicLink:
@@ -170,21 +207,30 @@ class LinkRegistry:
             return links[0]
 
         self._endpoint.dial(address, make_link)
-        link = links[0]
         try:
             with trio.move_on_after(self._dial_deadline_s) as scope:
-                await link.wait_live()
-                dial.link = link
+                await links[0].wait_live()
+                dial.link = links[0]
             if scope.cancelled_caught:
                 text = f"nobody answered at {format_endpoint(address)} within {self._dial_deadline_s:g} s"
                 dial.error = PeerUnavailable(text)
+                self._note_failed(address)
         except MeshError as exc:
             dial.error = exc
+            self._note_failed(address)
         finally:
             if dial.link is None:
-                link.close(ErrorCode.HANDSHAKE_TIMEOUT, "gave up waiting")
-            del self._dials[address, expected]
-            dial.done.set()
+                links[0].close(ErrorCode.HANDSHAKE_TIMEOUT, "gave up waiting")
+
+    def _has_failed_often(self, address: Address) -> bool:
+        since = trio.current_time() - FAILED_DIALS_PERIOD_S
+        return sum(failed_at > since for failed_at in self._failed_dials.get(address, ())) >= FAILED_DIALS_MAX
+
+    def _note_failed(self, address: Address) -> None:
+        earlier = self._failed_dials.pop(address, [])
+        if len(self._failed_dials) >= FAILED_ENDPOINTS_MAX:
+            del self._failed_dials[next(iter(self._failed_dials))]
+        self._failed_dials[address] = [*earlier, trio.current_time()][-FAILED_DIALS_MAX:]
 
     # -- links that come and go ------------------------------------------------------------------------------------
 
@@ -193,10 +239,16 @@ class LinkRegistry:
             self._anonymous[link] = None  # never in place of a proven one
         else:
             links = self._live.setdefault(link.node_id, [])
+            self._failed_dials.pop(link.peer_address, None)
             outdated = [other for other in links if other.instance != link.instance]
             links.append(link)
             for other in outdated:
                 other.close(ErrorCode.NORMAL, "the peer was started anew")
+            preferred = self.live_link(link.node_id)
+            if len(links) > LINKS_PER_PEER_MAX:
+                next(other for other in links if other is not preferred).close(
+                    ErrorCode.LIMIT_EXCEEDED, "too many links"
+                )
         for callback in self._opened_callbacks:
             callback(link)
 

@@ -153,6 +153,11 @@ class FrameDecoder:
     _start: int = attrs.field(default=0, init=False)  # of the first frame that was not taken yet
     _failure: RemoteProtocolError | None = attrs.field(default=None, init=False)
 
+    @property
+    def buffered(self) -> int:
+        """Bytes that wait for the rest of their frame."""
+        return len(self._buffer) - self._start
+
     def receive_data(self, data: Buffer | memoryview) -> None:
         """Take the next bytes of the stream, however they were cut.
 
@@ -188,7 +193,7 @@ class FrameDecoder:
           RemoteProtocolError: in the midst of a frame.
         """
         self._check()
-        rest = len(self._buffer) - self._start
+        rest = self.buffered
         if rest:
             self._failure = RemoteProtocolError(
                 f"the stream ended {rest} bytes into a frame", code=ErrorCode.INCOMPLETE_FRAME

@@ -26,13 +26,15 @@ Withdraw: TypeAlias = Callable[[bytes, Kind, Mapping[str, object]], Awaitable[ob
 
 @attrs.define(eq=False)
 class _Advert:
+    """One value of ours: held by blocks, kept by one task, also while it is being withdrawn."""
+
     key: bytes
     kind: Kind
     metadata: Mapping[str, object]
     holders: int = 0
     stored: trio.Event = attrs.field(factory=trio.Event)
     renew: trio.Event = attrs.field(factory=trio.Event)
-    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)  # of what its task does now
 
 
 class Advertiser:
@@ -51,7 +53,7 @@ class Advertiser:
         self._interval_s = max(RENEWAL_MIN_S, ttl_s - RENEWAL_MARGIN_S)
         self._random_fraction = random_fraction
         self._adverts: dict[tuple[bytes, Kind], _Advert] = {}
-        self._tasks = 0
+        self._closing = False
         self._idle = trio.Event()
         self._idle.set()
 
@@ -66,8 +68,11 @@ class Advertiser:
             if not background.start_soon(self._keep, advert, name=f"advertise {kind} {key[:4].hex()}"):
                 raise trio.ClosedResourceError("the node is closed")
             self._adverts[key, kind] = advert
-            self._tasks += 1
             self._idle = trio.Event()
+        elif not advert.holders:
+            # It is being withdrawn.  The same task stores it again: two tasks would fight over one value.
+            advert.metadata = metadata
+            advert.scope.cancel()
         advert.holders += 1
         try:
             await advert.stored.wait()
@@ -75,7 +80,7 @@ class Advertiser:
         finally:
             advert.holders -= 1
             if not advert.holders:
-                self._end(advert)
+                self._let_go(advert)
 
     def renew_all(self) -> None:
         """Store everything again now: we have just (re)joined."""
@@ -84,28 +89,34 @@ class Advertiser:
 
     async def wait_withdrawn(self) -> None:
         """End what is still advertised and wait until everything is withdrawn."""
-        for advert in tuple(self._adverts.values()):
-            self._end(advert)
+        self._closing = True
+        for advert in self._adverts.values():
+            if advert.holders:
+                self._let_go(advert)
         await self._idle.wait()
 
-    def _end(self, advert: _Advert) -> None:
-        if self._adverts.get((advert.key, advert.kind)) is advert:
-            del self._adverts[advert.key, advert.kind]
-            advert.scope.cancel()
+    def _let_go(self, advert: _Advert) -> None:
+        advert.stored = trio.Event()
+        advert.scope.cancel()
 
     async def _keep(self, advert: _Advert) -> None:
         try:
-            with advert.scope:
-                while True:
-                    await self._put(advert.key, advert.kind, advert.metadata)
-                    advert.stored.set()
-                    pause_s = self._interval_s * (1 - RENEWAL_JITTER * self._random_fraction())
-                    with trio.move_on_after(pause_s):
-                        await advert.renew.wait()
-                    advert.renew = trio.Event()
-            with trio.move_on_after(WITHDRAWAL_DEADLINE_S):
-                await self._withdraw(advert.key, advert.kind, advert.metadata)
+            while advert.holders and not self._closing:
+                with trio.CancelScope() as advert.scope:
+                    await self._store_and_renew(advert)
+                if not advert.holders or self._closing:
+                    with trio.move_on_after(WITHDRAWAL_DEADLINE_S) as advert.scope:
+                        await self._withdraw(advert.key, advert.kind, advert.metadata)
         finally:
-            self._tasks -= 1
-            if not self._tasks:
+            del self._adverts[advert.key, advert.kind]
+            if not self._adverts:
                 self._idle.set()
+
+    async def _store_and_renew(self, advert: _Advert) -> None:
+        while True:
+            await self._put(advert.key, advert.kind, advert.metadata)
+            advert.stored.set()
+            pause_s = self._interval_s * (1 - RENEWAL_JITTER * self._random_fraction())
+            with trio.move_on_after(pause_s):
+                await advert.renew.wait()
+            advert.renew = trio.Event()

@@ -85,20 +85,16 @@ def check_metadata(metadata: Mapping[str, object]) -> None:
     """
     elements = 0
     level: list[object] = [metadata]
-    for _ in range(METADATA_DEPTH_MAX + 1):
-        inner: list[object] = []
-        for value in level:
-            if isinstance(value, Mapping):
-                inner += value.values()
-            elif isinstance(value, (list, tuple)):
-                inner += value
-        elements += len(inner)
+    for _ in range(METADATA_DEPTH_MAX):
+        containers = [value for value in level if isinstance(value, (Mapping, list, tuple))]
+        if not containers:
+            return
+        level = [item for value in containers for item in (value.values() if isinstance(value, Mapping) else value)]
+        elements += len(level)
         if elements > METADATA_ELEMENTS_MAX:
             raise ValueError(f"metadata has more than {METADATA_ELEMENTS_MAX} elements")
-        if not inner:
-            return
-        level = inner
-    raise ValueError(f"metadata is nested deeper than {METADATA_DEPTH_MAX}")
+    if any(isinstance(value, (Mapping, list, tuple)) for value in level):
+        raise ValueError(f"metadata is nested deeper than {METADATA_DEPTH_MAX}")
 
 
 def _signed_data(

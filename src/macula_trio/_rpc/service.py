@@ -7,9 +7,9 @@ cancels the handler.  A call that may have started is never made again.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from math import inf
 from typing import Final, TypeAlias
 
 import attrs
@@ -22,7 +22,7 @@ from macula_trio._peer.handshake import MSGPACK
 from macula_trio._rpc.calls import CallKey, CallLedger, granted_s, wire_budget_ms
 from macula_trio._rpc.errors_map import was_not_started
 from macula_trio._rpc.selection import Selector
-from macula_trio._util import validate_name
+from macula_trio._util import clip, validate_name
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import (
     CONTENT_JSON,
@@ -38,6 +38,7 @@ from macula_trio.errors import (
     CallTimeout,
     MeshError,
     NoProviders,
+    NotSent,
     PeerUnavailable,
     Reject,
     RemoteCallError,
@@ -50,6 +51,8 @@ logger = logging.getLogger("macula_trio.rpc")
 PROVIDER_CACHE_S: Final = 60.0  # DESIGN section 9: providers change rarely, and a dead one is noticed by its dial
 NO_PROVIDER_CACHE_S: Final = 5.0  # a caller in a loop must not become a storm of lookups
 CACHE_ENTRIES_MAX: Final = 4096  # procedures; the oldest goes first
+DIAL_SHARE_S: Final = 1.5  # for reaching one provider while there are others: three fit into the default of a call
+CALL_ID_BYTES: Final = 16
 ATTEMPTS_MAX: Final = 3  # providers tried for one call that certainly has not started anywhere
 
 
@@ -75,6 +78,37 @@ class Call:
 
 
 Handler: TypeAlias = Callable[[Call], Awaitable[object]]
+
+
+@attrs.define(eq=False)
+class _Offer:
+    """A procedure while its block lasts, and the calls that run in it."""
+
+    handler: Handler
+    scopes: dict[trio.CancelScope, None] = attrs.field(factory=dict)
+    idle: trio.Event = attrs.field(factory=trio.Event)
+    ended: bool = False
+
+    def begin(self, deadline: float) -> trio.CancelScope:
+        """The scope for one call: until its deadline, and no longer than the block."""
+        scope = trio.CancelScope(deadline=deadline)
+        self.scopes[scope] = None
+        return scope
+
+    def finish(self, scope: trio.CancelScope) -> None:
+        """Note the end of a call."""
+        del self.scopes[scope]
+        if self.ended and not self.scopes:
+            self.idle.set()
+
+    async def end(self) -> None:
+        """Cancel the calls that run, and wait for them: nothing outlives the block."""
+        self.ended = True
+        for scope in tuple(self.scopes):
+            scope.cancel()
+        if self.scopes:
+            with trio.CancelScope(shield=True):
+                await self.idle.wait()
 
 
 @attrs.frozen(kw_only=True)
@@ -132,7 +166,7 @@ class RpcService:
         self._random_bytes = random_bytes
         self._settings = settings
         self._selector = Selector(random_below)
-        self._handlers: dict[str, Handler] = {}
+        self._offers: dict[str, _Offer] = {}
         self._ledger = CallLedger(
             running_max=settings.handlers_max, running_per_caller_max=settings.handlers_per_caller_max
         )
@@ -165,19 +199,20 @@ class RpcService:
           ValueError: not a valid name.
         """
         validate_name(procedure, what="procedure")
-        if procedure in self._handlers:
+        if procedure in self._offers:
             raise AlreadyAdvertised(procedure)
-        self._handlers[procedure] = handler
+        offer = self._offers[procedure] = _Offer(handler)
         self._providers.pop(procedure, None)  # whatever we remember, it is no longer true
         try:
             async with self._directory.advertised(dht_key(procedure), "service", metadata):
                 yield
         finally:
-            del self._handlers[procedure]
+            del self._offers[procedure]
+            await offer.end()
 
     def _on_call(self, link: Link, call: wire.Call) -> None:
-        handler = self._handlers.get(call.procedure)
-        if handler is None:
+        offer = self._offers.get(call.procedure)
+        if offer is None:
             _answer(link, _error_reply(call.call_id, "no_handler", f"no handler for {call.procedure!r}"))
             return
         now = trio.current_time()
@@ -190,40 +225,39 @@ class RpcService:
         elif verdict == "run":
             settings = self._settings
             granted = granted_s(call.timeout, default_s=settings.timeout_default_s, ceiling_s=settings.timeout_max_s)
-            scope = self._scopes[key] = trio.CancelScope(deadline=now + granted)
             task = f"call {call.procedure}"
-            if not self._background.start_soon(self._serve_call, link, call, handler, key, scope, name=task):
-                self._end_call(key)
+            if not self._background.start_soon(self._serve_call, link, call, offer, key, now + granted, name=task):
+                self._ledger.finish(key)
                 _answer(link, _error_reply(call.call_id, "draining", "the node is closing"))
 
-    async def _serve_call(
-        self, link: Link, call: wire.Call, handler: Handler, key: CallKey, scope: trio.CancelScope
-    ) -> None:
+    async def _serve_call(self, link: Link, call: wire.Call, offer: _Offer, key: CallKey, deadline: float) -> None:
+        caller = link.node_id if link.verified else None
+        started = trio.current_time()
         reply: wire.Reply | None = None
+        scope = self._scopes[key] = offer.begin(deadline)
         gone = scope.cancel  # one object, so that it can be removed again
         link.add_close_callback(gone)
-        started = trio.current_time()
         try:
             with scope:
-                reply = await self._run_handler(handler, call, link.node_id if link.verified else None, scope.deadline)
-            if reply is None and trio.current_time() >= scope.deadline:
+                reply = await self._run_handler(offer.handler, call, caller, deadline)
+            if reply is None and trio.current_time() >= deadline:
                 reply = _error_reply(call.call_id, "timeout", "the handler did not finish in the caller's time")
+            elif reply is None and offer.ended:
+                reply = _error_reply(call.call_id, "cancelled", "the procedure is no longer offered here")
         finally:
             link.remove_close_callback(gone)
-            self._end_call(key, reply, deadline=scope.deadline)
+            del self._scopes[key]
+            offer.finish(scope)
+            self._ledger.finish(key, reply, size=_size(reply), deadline=deadline)
         self._events.emit(
             "rpc.served",
             procedure=call.procedure,
-            caller=None if link.node_id is None else link.node_id.hex(),
+            caller=None if caller is None else caller.hex(),
             outcome="cancelled" if reply is None else "ok" if reply.error is None else reply.error.code,
             seconds=round(trio.current_time() - started, 6),
         )
         if reply is not None:
             _answer(link, reply)
-
-    def _end_call(self, key: CallKey, reply: wire.Reply | None = None, *, deadline: float = inf) -> None:
-        del self._scopes[key]
-        self._ledger.finish(key, reply, size=_size(reply), deadline=deadline)
 
     async def _run_handler(
         self, handler: Handler, call: wire.Call, caller: NodeId | None, deadline: float
@@ -245,19 +279,25 @@ class RpcService:
                 )
             )
             content_type = CONTENT_OCTETS if isinstance(result, bytes) else _answer_type(call.content_type)
-            reply = wire.Reply(
-                call_id=call.call_id, result=encode_payload(result, content_type), content_type=content_type
-            )
+            payload = encode_payload(result, content_type)
+            reply = wire.Reply(call_id=call.call_id, result=payload, content_type=content_type)
             encode_message(reply)  # too large for a frame: an error of the handler's, not of the link's
             return reply
         except Reject as exc:
-            if was_not_started(exc.code):  # it has: nobody may take this for leave to run it elsewhere
-                return _error_reply(call.call_id, "handler_error", str(exc))
-            return _error_reply(call.call_id, exc.code, exc.message)
-        except Exception:  # the handler is the application's; its traceback is for its log, not for the wire
-            logger.exception("handler of %s failed", call.procedure)
-            self._events.emit("rpc.handler_failed", procedure=call.procedure)
-            return _error_reply(call.call_id, "internal_error", "the handler failed")
+            return _rejection(call.call_id, exc)
+        except BaseExceptionGroup as group:  # out of a nursery in the handler; may hold our own Cancelled
+            urgent, failures = group.split((trio.Cancelled, KeyboardInterrupt, SystemExit))
+            if failures is not None:
+                self._note_failure(call.procedure, failures)
+            if urgent is not None:
+                raise urgent from None
+        except Exception as exc:  # the handler is the application's; its traceback is for its log, not for the wire
+            self._note_failure(call.procedure, exc)
+        return _error_reply(call.call_id, "internal_error", "the handler failed")
+
+    def _note_failure(self, procedure: str, error: BaseException) -> None:
+        logger.error("handler of %s failed", procedure, exc_info=error)
+        self._events.emit("rpc.handler_failed", procedure=procedure)
 
     def _on_cancel(self, link: Link, cancel: wire.Cancel) -> None:
         scope = self._scopes.get((_caller(link), cancel.call_id))
@@ -266,16 +306,14 @@ class RpcService:
 
     def _on_cast(self, link: Link, cast: wire.Cast) -> None:
         """A call without an answer: the same admission, nobody to tell."""
-        handler = self._handlers.get(cast.procedure)
-        call_id = self._random_bytes(16)
-        key = (_caller(link), call_id)
-        if handler is None or self._ledger.admit(key, trio.current_time()) != "run":
+        offer = self._offers.get(cast.procedure)
+        key = (_caller(link), self._random_bytes(CALL_ID_BYTES))
+        if offer is None or self._ledger.admit(key, trio.current_time()) != "run":
             self._events.emit("rpc.cast_dropped", procedure=cast.procedure)
-            return
-        if not self._background.start_soon(self._serve_cast, link, cast, handler, key, name=f"cast {cast.procedure}"):
+        elif not self._background.start_soon(self._serve_cast, link, cast, offer, key, name=f"cast {cast.procedure}"):
             self._ledger.finish(key)
 
-    async def _serve_cast(self, link: Link, cast: wire.Cast, handler: Handler, key: CallKey) -> None:
+    async def _serve_cast(self, link: Link, cast: wire.Cast, offer: _Offer, key: CallKey) -> None:
         call = wire.Call(
             call_id=key[1],
             procedure=cast.procedure,
@@ -284,10 +322,12 @@ class RpcService:
             headers=cast.headers,
         )
         deadline = trio.current_time() + self._settings.timeout_default_s
+        scope = offer.begin(deadline)
         try:
-            with trio.CancelScope(deadline=deadline):
-                await self._run_handler(handler, call, link.node_id if link.verified else None, deadline)
+            with scope:
+                await self._run_handler(offer.handler, call, link.node_id if link.verified else None, deadline)
         finally:
+            offer.finish(scope)
             self._ledger.finish(key)
 
     # -- the caller -----------------------------------------------------------------------------------------------
@@ -297,7 +337,7 @@ class RpcService:
     ) -> object:
         """Call a procedure somewhere in the mesh; see `Node.call`."""
         validate_name(procedure, what="procedure")
-        if trio.current_effective_deadline() < inf:
+        if trio.current_effective_deadline() < math.inf:
             return await self._call(procedure, args, headers=headers, select=select, idempotent=idempotent)
         timeout_s = self._settings.timeout_default_s
         with trio.move_on_after(timeout_s):
@@ -308,51 +348,106 @@ class RpcService:
         self, procedure: str, args: object, *, headers: Mapping[str, str] | None, select: str, idempotent: bool
     ) -> object:
         started = trio.current_time()
-        candidates = self._selector.order(await self.providers(procedure), select, procedure)
-        call_id = self._random_bytes(16)
+        call_id = self._random_bytes(CALL_ID_BYTES)
         failure: MeshError = NoProviders(procedure)
-        for contact in candidates[:ATTEMPTS_MAX]:
-            try:
-                result = await self._call_provider(contact, call_id, procedure, args, headers)
-            except _NotStarted as exc:
-                if not (isinstance(exc.error, RemoteCallError) and exc.error.code == "busy"):
-                    self._forget_provider(procedure, contact)  # a busy one is there, and soon free again
-                failure = exc.error
-                continue
-            except PeerUnavailable as exc:
-                self._forget_provider(procedure, contact)
-                if not idempotent:
-                    raise
-                failure = exc
-                continue
-            self._events.emit(
-                "rpc.called",
-                procedure=procedure,
-                provider=contact.node_id.hex(),
-                hops=1,
-                seconds=round(trio.current_time() - started, 6),
-            )
-            return result
+        tried: dict[Contact, None] = {}
+        # Twice: whom we remembered, and when none of those could start the call, whom the DHT names now.
+        for _ in range(2):
+            was_cached = procedure in self._providers
+            found = await self.providers(procedure)
+            candidates = [c for c in self._selector.order(found, select, procedure) if c not in tried]
+            for index, contact in enumerate(candidates[: ATTEMPTS_MAX - len(tried)]):
+                tried[contact] = None
+                try:
+                    result = await self._call_provider(
+                        contact, call_id, procedure, args, headers, is_last=index == len(candidates) - 1
+                    )
+                except _NotStarted as exc:
+                    failure = exc.error
+                    continue
+                except PeerUnavailable as exc:
+                    if not idempotent:
+                        raise
+                    failure = exc
+                    continue
+                self._events.emit(
+                    "rpc.called",
+                    procedure=procedure,
+                    provider=contact.node_id.hex(),
+                    hops=1,
+                    seconds=round(trio.current_time() - started, 6),
+                )
+                return result
+            if not was_cached or not found:
+                break
+            self._providers.pop(procedure, None)
         raise failure
 
     async def _call_provider(
-        self, contact: Contact, call_id: bytes, procedure: str, args: object, headers: Mapping[str, str] | None
+        self,
+        contact: Contact,
+        call_id: bytes,
+        procedure: str,
+        args: object,
+        headers: Mapping[str, str] | None,
+        *,
+        is_last: bool,
     ) -> object:
         """Make the call at one provider.
+
+        Args:
+          contact: the provider.
+          call_id: 16 bytes; the same at every provider that is tried.
+          procedure: what to call.
+          args: as given.
+          headers: as given.
+          is_last: there is nobody else to try, so reaching this one may take all the time there is.
 
         Raises:
           _NotStarted: it certainly did not run there.
         """
         if contact.node_id == self._own:
             return _result(await self._call_here(call_id, procedure, args, headers), procedure)
+        answered = False
+        link: Link | None = None
         try:
-            link = await self._transport.link_to(contact)
-        except (PeerUnavailable, TrustError) as exc:
+            link = await self._reach(contact, math.inf if is_last else DIAL_SHARE_S)
+            reply = await link.ask(self._request(link, call_id, procedure, args, headers), wire.Reply)
+            answered = True
+        except NotSent as exc:
             raise _NotStarted(exc) from exc
+        finally:
+            if not answered:  # by error or by cancellation: others are tried first, until the DHT is asked again
+                self._forget_provider(procedure, contact)
+                if link is not None and not link.is_closed:
+                    link.send_nowait(wire.Cancel(call_id=call_id))
+        try:
+            return _result(reply, procedure)
+        except _NotStarted as exc:
+            if not (isinstance(exc.error, RemoteCallError) and exc.error.code == "busy"):
+                self._forget_provider(procedure, contact)  # a busy one is there, and soon free again
+            raise
+
+    async def _reach(self, contact: Contact, share_s: float) -> Link:
+        """A link to a provider, within its share of the caller's time.
+
+        Raises:
+          _NotStarted: there is none.
+        """
+        with trio.move_on_after(share_s):
+            try:
+                return await self._transport.link_to(contact)
+            except (PeerUnavailable, TrustError) as exc:
+                raise _NotStarted(exc) from exc
+        raise _NotStarted(PeerUnavailable(f"{contact.endpoint} did not answer within {share_s:g} s"))
+
+    def _request(
+        self, link: Link, call_id: bytes, procedure: str, args: object, headers: Mapping[str, str] | None
+    ) -> wire.Call:
         content_type = CONTENT_OCTETS if isinstance(args, bytes) else CONTENT_JSON
         if content_type == CONTENT_JSON and MSGPACK in link.capabilities:
             content_type = CONTENT_MSGPACK
-        request = wire.Call(
+        return wire.Call(
             call_id=call_id,
             procedure=procedure,
             args=encode_payload(args, content_type),
@@ -360,26 +455,15 @@ class RpcService:
             content_type=content_type,
             headers=dict(headers) if headers else None,
         )
-        answered = False
-        try:
-            reply = await link.ask(request, wire.Reply)
-            answered = True
-        finally:
-            if not answered and not link.is_closed:
-                link.send_nowait(wire.Cancel(call_id=call_id))
-        return _result(reply, procedure)
 
     async def _call_here(
         self, call_id: bytes, procedure: str, args: object, headers: Mapping[str, str] | None
     ) -> wire.Reply:
         """We are the provider: the same admission and the same encoding, without a link."""
-        handler = self._handlers.get(procedure)
+        offer = self._offers.get(procedure)
         await trio.lowlevel.checkpoint()
-        if handler is None:
+        if offer is None:
             return _error_reply(call_id, "no_handler", f"no handler for {procedure!r}")
-        key = (self._own, call_id)
-        if self._ledger.admit(key, trio.current_time()) != "run":
-            return _error_reply(call_id, "busy", "too many calls are running")
         content_type = CONTENT_OCTETS if isinstance(args, bytes) else CONTENT_MSGPACK
         call = wire.Call(
             call_id=call_id,
@@ -388,13 +472,22 @@ class RpcService:
             content_type=content_type,
             headers=dict(headers) if headers else None,
         )
-        deadline = trio.current_time() + self._budget_ms() / 1000
+        key = (self._own, call_id)
+        if self._ledger.admit(key, trio.current_time()) != "run":
+            return _error_reply(call_id, "busy", "too many calls are running")
+        # The caller's own scope is above this task; only the ceiling has to be added.
+        ceiling = trio.current_time() + self._settings.timeout_max_s
+        scope = offer.begin(ceiling)
         try:
-            with trio.move_on_at(deadline):
-                return await self._run_handler(handler, call, self._own, deadline)
+            with scope:
+                deadline = min(ceiling, trio.current_effective_deadline())
+                return await self._run_handler(offer.handler, call, self._own, deadline)
         finally:
+            offer.finish(scope)
             self._ledger.finish(key)
-        return _error_reply(call_id, "timeout", "the handler did not finish in the caller's time")
+        if offer.ended:
+            return _error_reply(call_id, "cancelled", "the procedure is no longer offered here")
+        return _error_reply(call_id, "timeout", "the handler did not finish in the time that there is at most")
 
     def _budget_ms(self) -> int:
         remaining = trio.current_effective_deadline() - trio.current_time()
@@ -435,7 +528,14 @@ def _answer_type(content_type: str | None) -> str:
 
 
 def _error_reply(call_id: bytes, code: str, message: str) -> wire.Reply:
-    return wire.Reply(call_id=call_id, error=wire.CallError(code=code, message=message))
+    return wire.Reply(call_id=call_id, error=wire.CallError(code=clip(code), message=clip(message)))
+
+
+def _rejection(call_id: bytes, rejection: Reject) -> wire.Reply:
+    """A handler's own error; a code by which we mean something ourselves is not the handler's to use."""
+    if was_not_started(rejection.code) or rejection.code == "timeout":
+        return _error_reply(call_id, "handler_error", str(rejection))
+    return _error_reply(call_id, str(rejection.code), str(rejection.message))
 
 
 def _size(reply: wire.Reply | None) -> int:

@@ -19,7 +19,7 @@ import trio
 
 from macula_trio._background import open_service_nursery, prefer_body_error
 from macula_trio._config import NodeConfig, Role, Trust
-from macula_trio._dht.client import DhtSettings, StoreReport
+from macula_trio._dht.client import Bootstrap, DhtSettings, StoreReport
 from macula_trio._dht.service import DhtService
 from macula_trio._events import Event, EventBus
 from macula_trio._identity.files import Identity
@@ -125,16 +125,27 @@ class EventStream:
         return self
 
     async def __anext__(self) -> Event:
-        return await self.receive()
+        try:
+            return await self.receive()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
 
     async def receive(self) -> Event:
-        """Wait for the next event."""
+        """Wait for the next event.
+
+        Raises:
+          trio.EndOfChannel: the node's block was left.
+        """
         return await self._receive.receive()
+
+    def end(self) -> None:
+        """No more events come; those that wait can still be taken."""
+        self._send.close()
 
     def _on_event(self, event: Event) -> None:
         try:
             self._send.send_nowait(event)
-        except trio.WouldBlock:
+        except (trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
             self.missed += 1
 
 
@@ -147,7 +158,6 @@ class Node:
         credentials: Credentials,
         network: DatagramNetwork,
         endpoint: str,
-        bootstraps: list[tuple[NodeId | None, Address]],
     ) -> None:
         chance = random.Random(os.urandom(32))
         self._config = config
@@ -174,11 +184,12 @@ class Node:
             wall_clock_ms=network.wall_clock_ms,
             random_bytes=os.urandom,
             random_fraction=chance.random,
+            resolve=partial(_resolve, network, like=parse_endpoint(endpoint)[0]),
             settings=DhtSettings(
                 realm=config.realm,
                 endpoint=endpoint,
                 leaf=config.leaf,
-                bootstraps=tuple((node_id, format_endpoint(address)) for node_id, address in bootstraps),
+                bootstraps=tuple(_bootstrap(entry) for entry in config.bootstrap),
                 query_deadline_s=config.query_deadline_s,
                 value_ttl_s=config.value_ttl_s,
             ),
@@ -209,6 +220,7 @@ class Node:
         )
         self._quic: QuicEndpoint | None = None
         self._is_open = False
+        self._event_streams: list[EventStream] = []
 
     # -- who we are -------------------------------------------------------------------------------------------------
 
@@ -241,7 +253,8 @@ class Node:
         """Offer a procedure to the mesh for the length of the block.
 
         Entering returns when the nodes closest to the procedure's DHT key have answered, so that a call made
-        afterwards from anywhere finds us.  Leaving is prompt: the withdrawal runs behind the scenes.
+        afterwards from anywhere finds us.  Leaving is prompt: calls that still run are cancelled, and the withdrawal
+        runs behind the scenes.
 
         Args:
           procedure: dotted name.
@@ -283,6 +296,9 @@ class Node:
           RemoteCallError: the handler, or its node, answered with an error.
           PeerUnavailable: no provider could be reached, or the link ended under way.
           CallTimeout: no reply within the default time, or the provider gave up at the deadline.
+          TrustError: the only providers refuse us, or are not who they must be.
+          LocalProtocolError: the arguments cannot be encoded.
+          RemoteProtocolError: the reply cannot be decoded.
           ValueError: not a valid name, or not a known way to select.
         """
         self._require_open()
@@ -428,7 +444,9 @@ class Node:
 
     def events(self) -> EventStream:
         """What happens in this node: ``with node.events() as events: async for event in events: ...``."""
-        return EventStream(self._events)
+        stream = EventStream(self._events)
+        self._event_streams.append(stream)
+        return stream
 
     def statistics(self) -> NodeStatistics:
         """Counts so far."""
@@ -469,6 +487,8 @@ class Node:
     def _say_goodbye(self) -> None:
         self._is_open = False
         self._registry.leave()
+        for stream in self._event_streams:
+            stream.end()
 
 
 @asynccontextmanager
@@ -496,13 +516,13 @@ async def open_node(
     if config.trust.kind == "unverified":
         logger.warning("trust is unverified: peers that prove nothing can read, call and publish here")
     host, port = parse_endpoint(config.listen, port_min=0)
-    bootstraps = [await _resolve_bootstrap(network, entry) for entry in config.bootstrap]
-    socket = await network.bind((await network.resolve(host), port))
+    host = await network.resolve(host)
+    route = await _first_bootstrap(network, config.bootstrap, like=host)
+    socket = await network.bind((host, port))
     body_error: BaseException | None = None
     failure: BaseException | None = None
     try:
-        own = _own_endpoint(config, network, socket.address, bootstraps)
-        node = Node(config, credentials, network, own, bootstraps)
+        node = Node(config, credentials, network, _own_endpoint(config, network, socket.address, route))
         node._quic = quic = QuicEndpoint(
             socket,
             credentials,
@@ -593,24 +613,42 @@ async def send_message(
     )
 
 
-async def _resolve_bootstrap(network: DatagramNetwork, entry: str) -> tuple[NodeId | None, Address]:
-    node_id, (host, port) = parse_bootstrap(entry)
-    return node_id, (await network.resolve(host), port)
+def _bootstrap(entry: str) -> Bootstrap:
+    node_id, address = parse_bootstrap(entry)
+    return Bootstrap(node_id, format_endpoint(address))
 
 
-def _own_endpoint(
-    config: NodeConfig,
-    network: DatagramNetwork,
-    bound: Address,
-    bootstraps: list[tuple[NodeId | None, Address]],
-) -> str:
+async def _resolve(network: DatagramNetwork, endpoint: str, *, like: str) -> str:
+    host, port = parse_endpoint(endpoint)
+    return format_endpoint((await network.resolve(host, like=like), port))
+
+
+async def _first_bootstrap(network: DatagramNetwork, entries: tuple[str, ...], *, like: str) -> Address | None:
+    """The address of the first bootstrap that has one; names are resolved anew whenever they are dialed.
+
+    Raises:
+      OSError: none of them has.
+    """
+    failure: OSError | None = None
+    for entry in entries:
+        _, (host, port) = parse_bootstrap(entry)
+        try:
+            return await network.resolve(host, like=like), port
+        except OSError as exc:
+            failure = failure or exc
+    if failure is not None:
+        raise failure
+    return None
+
+
+def _own_endpoint(config: NodeConfig, network: DatagramNetwork, bound: Address, route: Address | None) -> str:
     """What we tell others; a wildcard is replaced by our address on the route to the bootstrap."""
     if config.advertise is not None:
         return config.advertise
     host, port = bound
     if is_unspecified(host):
         try:
-            host = network.source_host(bootstraps[0][1] if bootstraps else _ANYWHERE)
+            host = network.source_host(route or _ANYWHERE)
         except OSError:  # a machine without any route: only itself can reach it
             host = "::1" if ":" in host else "127.0.0.1"
     return format_endpoint((host, port))

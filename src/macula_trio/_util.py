@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from typing import Final, TypeAlias
 
 from macula_trio._ids import NodeId
@@ -127,6 +128,20 @@ def clip(text: str) -> str:
     """Shorten a text for a peer, and make it one that can be encoded whatever it quotes."""
     shorter = text if len(text) <= REASON_CHARACTERS_MAX else text[: REASON_CHARACTERS_MAX - 1] + "\u2026"
     return shorter.encode(errors="replace").decode()
+
+
+def validate_headers(headers: Mapping[str, object]) -> dict[str, str]:
+    """Give back headers as a dict of texts.
+
+    Raises:
+      ValueError: a value is not a text.
+    """
+    texts: dict[str, str] = {}
+    for name, value in headers.items():
+        if not isinstance(value, str):
+            raise ValueError(f"headers: {name!r}: {value!r} is not a text")
+        texts[name] = value
+    return texts
 
 
 NAME_BYTES_MAX: Final = 255  # a name travels in every call and message

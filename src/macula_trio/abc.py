@@ -83,8 +83,12 @@ class DatagramNetwork(Protocol):
         """
         ...
 
-    async def resolve(self, host: str) -> str:
+    async def resolve(self, host: str, *, like: str | None = None) -> str:
         """Turn a host name into a numeric address; a numeric one comes back as it is.
+
+        Args:
+          host: a name or an address.
+          like: a numeric address of the family that is wanted; any family without one.
 
         Raises:
           OSError: no such name.

@@ -201,7 +201,7 @@ async def test_mutated_datagrams_of_a_handshake_disturb_nobody_else(
         mutate(mutant, chance)
         return bytes(mutant)
 
-    await disturb(tap, lambda _endpoint, recorder: None, rounds=15)
+    await disturb(tap, lambda _endpoint, _recorder: None, rounds=15)
 
 
 async def test_mutated_client_hellos_disturb_nobody_else(
@@ -533,7 +533,7 @@ async def test_a_connection_that_has_ended_is_forgotten_by_both(
         return heard[-1]
 
     cut: list[bool] = []
-    network = SimNetwork(tap=lambda source, target, data: None if cut else data)
+    network = SimNetwork(tap=lambda _source, _target, data: None if cut else data)
     async with open_endpoint(network, 1, accept=accept) as target, open_endpoint(network, 2) as other:
         for _ in range(3):
             recorder = await connect_bare(other, TARGET)

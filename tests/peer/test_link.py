@@ -17,7 +17,7 @@ import macula_trio as macula
 from macula_trio._config import Trust
 from macula_trio._ids import Contact
 from macula_trio._net.quic import HANDSHAKE_DEADLINE_S, CloseReason, Connection, QuicEndpoint
-from macula_trio._peer.handshake import HANDSHAKE_PAYLOAD_BYTES_MAX, LocalParty, make_connect, make_pong
+from macula_trio._peer.handshake import HANDSHAKE_PAYLOAD_BYTES_MAX, LocalParty, RemoteParty, make_connect, make_pong
 from macula_trio._peer.link import STREAMS_MAX
 from macula_trio._util import format_endpoint, parse_endpoint
 from macula_trio._wire import messages as wire
@@ -301,8 +301,6 @@ def good_pong(recorder: Recorder, peer: Peer, **changes: Any) -> wire.Pong:
 
 
 def macula_remote(peer: Peer) -> Any:
-    from macula_trio._peer.handshake import RemoteParty
-
     return RemoteParty(node_id=peer.node_id, verified=True)
 
 

@@ -6,6 +6,7 @@ Whom to ask next is decided in ``lookup.py``, which value wins in ``storage.py``
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from math import inf
 from typing import Final, TypeVar
 
@@ -14,16 +15,23 @@ import trio
 
 from macula_trio._background import Background
 from macula_trio._dht.lookup import Lookup, ValueLookup
-from macula_trio._dht.storage import ValueStore
+from macula_trio._dht.storage import VALUE_BYTES_MAX, ValueStore
 from macula_trio._dht.table import K, RoutingTable
 from macula_trio._events import EventBus
 from macula_trio._identity.keys import Credentials
 from macula_trio._identity.record import Kind, Record, read_record, sign_record
-from macula_trio._ids import Contact, NodeId, distance
+from macula_trio._ids import ID_BYTES, Contact, NodeId, distance
 from macula_trio._util import format_endpoint, numeric_endpoint
 from macula_trio._wire import messages as wire
-from macula_trio.abc import Link, LinkTransport
-from macula_trio.errors import PeerUnavailable, QuorumNotReached, RemoteProtocolError, TrustError
+from macula_trio.abc import Link, LinkTransport, Message, ReplyT
+from macula_trio.errors import (
+    NotSent,
+    PayloadTooLarge,
+    PeerUnavailable,
+    QuorumNotReached,
+    RemoteProtocolError,
+    TrustError,
+)
 
 VALUES_PER_REPLY: Final = 64  # of at most 4 KiB each: well inside a frame; more follow by ``after``
 PAGES_MAX: Final = 64  # per node and lookup: 4,096 values, what one key may hold
@@ -40,19 +48,27 @@ QUERY_ERRORS: Final = (PeerUnavailable, TrustError, RemoteProtocolError, trio.To
 _T = TypeVar("_T")
 
 
+@attrs.frozen
+class Bootstrap:
+    """A node to join by: its id if it is known, and ``host:port``, where the host may be a name."""
+
+    node_id: NodeId | None
+    endpoint: str
+
+
 @attrs.frozen(kw_only=True)
 class DhtSettings:
     """What of `NodeConfig` concerns the DHT.
 
     Attributes:
       endpoint: where others dial us.
-      bootstraps: id (if known) and numeric endpoint of the nodes to join by.
+      bootstraps: the nodes to join by.
     """
 
     realm: str
     endpoint: str
     leaf: bool
-    bootstraps: tuple[tuple[NodeId | None, str], ...]
+    bootstraps: tuple[Bootstrap, ...]
     query_deadline_s: float
     value_ttl_s: float
 
@@ -119,6 +135,8 @@ class DhtClient:
         """Bootstrap nodes that have answered: asked even when they are not in the table."""
         self.alone = trio.Event()
         """Set when the table has lost its last node."""
+        self.doubt: Callable[[Contact], None] = lambda _contact: None
+        """Told of nodes that were silent in a lookup when everybody else had answered."""
 
     # -- one node -------------------------------------------------------------------------------------------------
 
@@ -145,6 +163,8 @@ class DhtClient:
         try:
             with trio.fail_after(self._settings.query_deadline_s):
                 answer = await ask(await self._transport.link_to(contact))
+        except NotSent:
+            raise  # our own limits say nothing about the node
         except QUERY_ERRORS:
             self._table.failed(contact.node_id)
             self.entry_points.pop(contact.node_id, None)
@@ -167,10 +187,12 @@ class DhtClient:
 
     async def find_node(self, target: bytes) -> list[Contact]:
         """The k nodes closest to ``target`` that answered, nearest first."""
+        _require_key(target)
         lookup = Lookup(target, self._own, self._seeds(target))
 
-        async def query(link: Link, contact: Contact) -> None:
-            reply = await link.ask(wire.FindNode(target=target, correlation_id=self._new_id()), wire.FindNodeReply)
+        async def query(contact: Contact) -> None:
+            request = wire.FindNode(target=target, correlation_id=self._new_id())
+            reply = await self.attempt(contact, partial(_ask, request, wire.FindNodeReply))
             lookup.answered(contact.node_id, _contacts(reply.nodes))
 
         await self._run(lookup, query)
@@ -179,10 +201,11 @@ class DhtClient:
 
     async def find_value(self, key: bytes, kind: Kind | None = None) -> list[Record]:
         """The verified values under ``key``: one per owner and kind, the newest each, without withdrawn ones."""
+        _require_key(key)
         lookup = ValueLookup[Record](key, self._own, self._seeds(key))
 
-        async def query(link: Link, contact: Contact) -> None:
-            values, nodes, complete = await self._ask_for_values(link, key, kind)
+        async def query(contact: Contact) -> None:
+            values, nodes, complete = await self._ask_for_values(contact, key, kind)
             lookup.answered(contact.node_id, nodes, values, complete=complete)
 
         await self._run(lookup, query)
@@ -193,22 +216,31 @@ class DhtClient:
         return [record for record in found if not record.withdrawn]
 
     async def _ask_for_values(
-        self, link: Link, key: bytes, kind: Kind | None
+        self, contact: Contact, key: bytes, kind: Kind | None
     ) -> tuple[list[Record], list[Contact], bool]:
-        """All pages of what one node holds; the nodes that it knows; whether that was all."""
+        """What one node holds, page by page, each in a query's time; the nodes that it knows; whether that was all."""
         values: list[Record] = []
+        nodes: list[Contact] = []
         after: bytes | None = None
-        for _ in range(PAGES_MAX):
-            reply = await link.ask(
-                wire.FindValue(key=key, kind=kind, limit=VALUES_PER_REPLY, after=after, correlation_id=self._new_id()),
-                wire.FindValueReply,
+        for page_number in range(PAGES_MAX):
+            request = wire.FindValue(
+                key=key, kind=kind, limit=VALUES_PER_REPLY, after=after, correlation_id=self._new_id()
             )
+            try:
+                reply = await self.attempt(contact, partial(_ask, request, wire.FindValueReply))
+            except QUERY_ERRORS:
+                if not page_number:
+                    raise
+                break  # what came before counts
             page = self._verified(key, kind, reply.value)
             values += page
-            if not reply.more or not page:
+            nodes = _contacts(reply.nodes)
+            if not reply.more:
+                return values, nodes, True
+            if not page:
                 break
             after = page[-1].node_id
-        return values, _contacts(reply.nodes), not reply.more
+        return values, nodes, False
 
     def _values_here(self, key: bytes, kind: Kind | None) -> list[Record]:
         values: list[Record] = []
@@ -231,25 +263,26 @@ class DhtClient:
                 found.append(record)
         return found
 
-    async def _run(
-        self, lookup: Lookup | ValueLookup[Record], query: Callable[[Link, Contact], Awaitable[None]]
-    ) -> None:
+    async def _run(self, lookup: Lookup | ValueLookup[Record], query: Callable[[Contact], Awaitable[None]]) -> None:
         """Drive a lookup to its end: as many queries in flight as it wants, no rounds.
 
         Who is silent when everybody else has answered is not awaited for the whole of a query's deadline: in a small
         mesh, or after many have died, every lookup meets the dead.
         """
         patience_s = PATIENCE_MIN_S
+        in_flight: dict[Contact, None] = {}
         async with trio.open_nursery() as nursery:
 
             async def one(contact: Contact) -> None:
                 nonlocal patience_s
                 started = trio.current_time()
+                in_flight[contact] = None
                 try:
-                    await self.attempt(contact, lambda link: query(link, contact))
+                    await query(contact)
                     patience_s = max(patience_s, PATIENCE_FACTOR * (trio.current_time() - started))
                 except QUERY_ERRORS:
                     lookup.failed(contact.node_id)
+                del in_flight[contact]  # not when cancelled: who is left here was given up
                 go_on()
 
             def go_on() -> None:
@@ -260,6 +293,9 @@ class DhtClient:
                 nursery.cancel_scope.deadline = trio.current_time() + patience_s if lookup.settled else inf
 
             go_on()
+        if not lookup.done:
+            for contact in in_flight:
+                self.doubt(contact)
 
     def _seeds(self, target: bytes) -> list[Contact]:
         closest = self._table.closest(target)
@@ -270,12 +306,47 @@ class DhtClient:
 
     async def store(self, key: bytes, kind: Kind, metadata: Mapping[str, object], *, quorum: int = 0) -> StoreReport:
         """Sign a value of ours and store it with the k nodes closest to its key."""
+        self.require_storable(key, kind, metadata)
         expires_ms = self._wall_clock_ms() + round(self._settings.value_ttl_s * 1000)
         self._expiries[key, kind] = expires_ms
         report = await self._sign_and_put(key, kind, self._settings.endpoint, metadata, expires_ms)
         if len(report.stored) < quorum:
             raise QuorumNotReached(stored=len(report.stored), wanted=quorum)
         return report
+
+    def require_storable(self, key: bytes, kind: Kind, metadata: Mapping[str, object]) -> None:
+        """Check at the caller's what every replica would refuse.
+
+        Raises:
+          ValueError: the key has not 32 bytes.
+          LocalProtocolError: the metadata cannot be encoded, is too deep or has too many elements.
+          PayloadTooLarge: the value is larger than replicas take.
+        """
+        _require_key(key)
+        size = self._sign(key, kind, self._settings.endpoint, metadata, seq=0, expires_ms=0).size
+        if size > VALUE_BYTES_MAX:
+            raise PayloadTooLarge(size=size, limit=VALUE_BYTES_MAX)
+
+    def _sign(
+        self,
+        key: bytes,
+        kind: Kind,
+        endpoint: str | None,
+        metadata: Mapping[str, object],
+        *,
+        seq: int,
+        expires_ms: int,
+    ) -> Record:
+        return sign_record(
+            self._credentials,
+            realm=self._settings.realm,
+            key=key,
+            kind=kind,
+            endpoint=endpoint,
+            metadata=metadata,
+            seq=seq,
+            expires_ms=expires_ms,
+        )
 
     async def withdraw(self, key: bytes, kind: Kind, metadata: Mapping[str, object]) -> None:
         """Put a tombstone where the value is; it lives as long as the value would have."""
@@ -290,16 +361,7 @@ class DhtClient:
         for _ in range(STORE_ATTEMPTS):
             sequence = max(self._sequences.get((key, kind), 0) + 1, self._wall_clock_ms())
             self._sequences[key, kind] = sequence
-            record = sign_record(
-                self._credentials,
-                realm=self._settings.realm,
-                key=key,
-                kind=kind,
-                endpoint=endpoint,
-                metadata=metadata,
-                seq=sequence,
-                expires_ms=expires_ms,
-            )
+            record = self._sign(key, kind, endpoint, metadata, seq=sequence, expires_ms=expires_ms)
             report = await self._put(record, closest)
             if "stale" not in report.refused.values():
                 break
@@ -326,7 +388,7 @@ class DhtClient:
         async def one(contact: Contact) -> None:
             request = wire.Store(key=record.key, value=record.to_value(), correlation_id=self._new_id())
             try:
-                reply = await self.attempt(contact, lambda link: link.ask(request, wire.StoreReply))
+                reply = await self.attempt(contact, partial(_ask, request, wire.StoreReply))
             except QUERY_ERRORS:
                 return
             outcomes[contact.node_id] = None if reply.result == "ok" else reply.reason or "refused"
@@ -370,11 +432,20 @@ class DhtClient:
     async def _repair_one(self, contact: Contact, record: Record) -> None:
         request = wire.Store(key=record.key, value=record.to_value(), correlation_id=self._new_id())
         try:
-            await self.attempt(contact, lambda link: link.ask(request, wire.StoreReply))
+            await self.attempt(contact, partial(_ask, request, wire.StoreReply))
         except QUERY_ERRORS:
             pass  # noted by `attempt`; the next reader repairs it
         finally:
             self._repairing -= 1
+
+
+async def _ask(request: Message, reply_type: type[ReplyT], link: Link) -> ReplyT:
+    return await link.ask(request, reply_type)
+
+
+def _require_key(key: bytes) -> None:
+    if len(key) != ID_BYTES:
+        raise ValueError(f"a key or id has {ID_BYTES} bytes, not {len(key)}; dht_key() makes one of a name")
 
 
 def _contacts(entries: tuple[wire.NodeEntry, ...]) -> list[Contact]:

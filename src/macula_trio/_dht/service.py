@@ -14,7 +14,7 @@ import trio
 
 from macula_trio._background import Background
 from macula_trio._dht.advertiser import Advertiser
-from macula_trio._dht.client import QUERY_ERRORS, VALUES_PER_REPLY, DhtClient, DhtSettings
+from macula_trio._dht.client import QUERY_ERRORS, VALUES_PER_REPLY, Bootstrap, DhtClient, DhtSettings
 from macula_trio._dht.storage import ValueStore
 from macula_trio._dht.table import K, RoutingTable, id_in_bucket
 from macula_trio._events import EventBus
@@ -25,7 +25,7 @@ from macula_trio._peer.handshake import LEAF
 from macula_trio._util import format_endpoint, numeric_endpoint
 from macula_trio._wire import messages as wire
 from macula_trio.abc import Link, LinkTransport
-from macula_trio.errors import MeshError, PeerUnavailable, RemoteProtocolError, TrustError
+from macula_trio.errors import MeshError, OwnIdentity, PeerUnavailable, RemoteProtocolError, TrustError
 
 CHECKS_MAX: Final = 32  # nodes whose endpoint is being dialed, or whose life is doubted, at once
 JOIN_PAUSE_MIN_S: Final = 0.5
@@ -71,6 +71,7 @@ class DhtService:
       wall_clock_ms: Unix time, for expiry.
       random_bytes: for correlation ids and refresh targets.
       random_fraction: a random number in [0, 1), for jitter.
+      resolve: gives the numeric form of an endpoint that names its host; raises `OSError`.
       settings: see `DhtSettings`.
     """
 
@@ -83,8 +84,10 @@ class DhtService:
         wall_clock_ms: Callable[[], int],
         random_bytes: Callable[[int], bytes],
         random_fraction: Callable[[], float],
+        resolve: Callable[[str], Awaitable[str]],
         settings: DhtSettings,
     ) -> None:
+        self._resolve = resolve
         self._own = credentials.node_id
         self._transport = transport
         self._events = events
@@ -94,11 +97,12 @@ class DhtService:
         self._settings = settings
         self._table = RoutingTable(self._own)
         self._values = ValueStore[Record]()
-        self._bootstraps = tuple(entry for entry in settings.bootstraps if entry[1] != settings.endpoint)
+        self._bootstraps = [entry for entry in settings.bootstraps if entry.endpoint != settings.endpoint]
         self._checking: dict[NodeId, None] = {}
         self._joined = trio.Event()
         self._decided = trio.Event()  # joined, or refused for good
         self._refusal: MeshError | None = None
+        self._met = trio.Event()  # somebody entered the table
         self._background = Background()
         self.client = DhtClient(
             credentials=credentials,
@@ -111,6 +115,7 @@ class DhtService:
             background=self._background,
             settings=settings,
         )
+        self.client.doubt = lambda contact: self._start_check(contact, self._check_alive)
         self._advertiser = Advertiser(
             put=self.client.store,
             withdraw=self.client.withdraw,
@@ -233,11 +238,17 @@ class DhtService:
 
     def link_closed(self, link: Link) -> None:
         """A link ended: a node that has left is not handed out to others any more."""
-        if link.peer_is_leaving and link.node_id is not None and self._transport.live_link(link.node_id) is None:
+        if (
+            link.verified
+            and link.peer_is_leaving
+            and link.node_id is not None
+            and self._transport.live_link(link.node_id) is None
+        ):
             self.client.forget(link.node_id)
 
     def _add(self, contact: Contact) -> None:
         doubtful = self._table.add(contact, trio.current_time())
+        self._met.set()
         if doubtful is not None:
             self._start_check(doubtful, self._check_alive)
 
@@ -278,6 +289,7 @@ class DhtService:
 
     def advertised(self, key: bytes, kind: Kind, metadata: Mapping[str, object]) -> AbstractAsyncContextManager[None]:
         """Be found under a key for the length of the block."""
+        self.client.require_storable(key, kind, metadata)
         return self._advertiser.advertised(self._background, key, kind, metadata)
 
     # -- joining and staying --------------------------------------------------------------------------------------
@@ -285,42 +297,51 @@ class DhtService:
     async def _keep_joined(self) -> None:
         """Find the mesh, and find it again when everybody is gone."""
         self._background.start_soon(self._refresh, name="refresh")
-        if not self._bootstraps:
-            self._joined.set()
-            self._decided.set()
-            await trio.sleep_forever()
         pause_s = JOIN_PAUSE_MIN_S
-        while True:
-            if await self._dial_bootstraps():
+        while self._bootstraps:
+            # Before anything that can change it: whoever is lost from now on is noticed.
+            self.client.alone, self._met = trio.Event(), trio.Event()
+            if await self._dial_bootstraps() or len(self._table):
                 await self.client.find_node(self._own)
-                self._joined.set()
-                self._decided.set()
-                self._events.emit("node.joined", nodes=len(self._table))
+                self._note_joined()
                 self._advertiser.renew_all()
                 pause_s = JOIN_PAUSE_MIN_S
-                self.client.alone = trio.Event()
                 await self.client.alone.wait()
-            await trio.sleep(pause_s * (0.5 + self._random_fraction() / 2))
+            with trio.move_on_after(pause_s * (0.5 + self._random_fraction() / 2)):
+                await self._met.wait()  # somebody found us
             pause_s = min(2 * pause_s, JOIN_PAUSE_MAX_S)
+        self._note_joined()  # we are the only bootstrap that we know
+        await trio.sleep_forever()
+
+    def _note_joined(self) -> None:
+        self._joined.set()
+        self._decided.set()
+        self._events.emit("node.joined", nodes=len(self._table))
 
     async def _dial_bootstraps(self) -> bool:
         """Dial all of them; True as soon as one has proven itself, the others come in behind the scenes."""
         attempt = _JoinAttempt(len(self._bootstraps))
-        for node_id, endpoint in self._bootstraps:
-            self._background.start_soon(self._dial_bootstrap, node_id, endpoint, attempt, name=f"join by {endpoint}")
+        for entry in self._bootstraps:
+            self._background.start_soon(self._dial_bootstrap, entry, attempt, name=f"join by {entry.endpoint}")
         await attempt.decided.wait()
         if not attempt.succeeded:
             self._refusal = attempt.refusal
             self._decided.set()
         return attempt.succeeded
 
-    async def _dial_bootstrap(self, node_id: NodeId | None, endpoint: str, attempt: _JoinAttempt) -> None:
+    async def _dial_bootstrap(self, entry: Bootstrap, attempt: _JoinAttempt) -> None:
         try:
-            link = await self._transport.dial_endpoint(endpoint, expected=node_id)
+            endpoint = await self._resolve(entry.endpoint)
+            link = await self._transport.dial_endpoint(endpoint, expected=entry.node_id, trusted=True)
             if link.node_id is None:
-                raise TrustError(f"bootstrap {endpoint} does not say who it is")
+                raise TrustError(f"bootstrap {entry.endpoint} does not say who it is")
+        except OSError as exc:
+            self._events.emit("node.bootstrap_failed", endpoint=entry.endpoint, reason=str(exc))
+            attempt.note(PeerUnavailable(str(exc)))
         except (PeerUnavailable, TrustError) as exc:
-            self._events.emit("node.bootstrap_failed", endpoint=endpoint, reason=str(exc))
+            if isinstance(exc, OwnIdentity) and entry in self._bootstraps:
+                self._bootstraps.remove(entry)  # ourselves, by another address
+            self._events.emit("node.bootstrap_failed", endpoint=entry.endpoint, reason=str(exc))
             attempt.note(exc)
         else:
             self.client.entry_points[link.node_id] = Contact(node_id=link.node_id, endpoint=endpoint)

@@ -111,8 +111,12 @@ class UdpNetwork:
             reason = exc.strerror or str(exc)
             raise OSError(exc.errno, f"cannot listen on {format_endpoint(address)}: {reason}") from None
 
-    async def resolve(self, host: str) -> str:
+    async def resolve(self, host: str, *, like: str | None = None) -> str:
         """Ask the system's resolver; numeric addresses need none.
+
+        Args:
+          host: a name or an address.
+          like: a numeric address of the family that is wanted.
 
         Raises:
           OSError: no such name; the message names it.
@@ -121,7 +125,8 @@ class UdpNetwork:
             await trio.lowlevel.checkpoint()
             return host
         try:
-            found = await trio.socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
+            family = socket.AF_UNSPEC if like is None else socket.AF_INET6 if ":" in like else socket.AF_INET
+            found = await trio.socket.getaddrinfo(host, None, family=family, type=socket.SOCK_DGRAM)
         except OSError as exc:
             raise OSError(exc.errno, f"cannot find host {host!r}: {exc.strerror or exc}") from None
         except UnicodeError as exc:  # from the idna codec: a label that is empty or too long

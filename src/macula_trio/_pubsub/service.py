@@ -18,15 +18,16 @@ import trio
 from macula_trio._events import EventBus
 from macula_trio._ids import Contact, NodeId, dht_key
 from macula_trio._peer.handshake import MSGPACK
-from macula_trio._util import validate_name
+from macula_trio._util import validate_headers, validate_name
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import CONTENT_JSON, CONTENT_MSGPACK, CONTENT_OCTETS, decode_payload, encode_payload
 from macula_trio.abc import Directory, Link, LinkTransport
-from macula_trio.errors import PayloadTooLarge, PeerUnavailable, RemoteProtocolError, TrustError
+from macula_trio.errors import LocalProtocolError, PeerUnavailable, RemoteProtocolError, TrustError
 
 HOPS_MAX: Final = 10  # DESIGN section 4, the default of v0.8
 SUBSCRIBER_CACHE_S: Final = 1.0  # a publisher in a loop asks the DHT once a second, and newcomers wait no longer
 CACHE_ENTRIES_MAX: Final = 4096  # topics; the oldest goes first
+FAN_OUT_MAX: Final = 64  # subscribers reached at once; each may need a dial
 TARGET_DEADLINE_S: Final = 5.0  # for reaching one subscriber, as in v0.8, unless the caller's is sooner
 
 
@@ -58,7 +59,7 @@ class Outcome(enum.StrEnum):
     QUEUED = "queued"  # on the link; at most once, nobody confirms (qos 0)
     DROPPED = "dropped"  # a subscription on this node was full: its oldest message made room
     UNREACHABLE = "unreachable"
-    REJECTED = "rejected"  # one side's trust policy refuses the other, or it does not fit into a frame
+    REJECTED = "rejected"  # one side's trust policy refuses the other, or it cannot be encoded for it
 
 
 @attrs.frozen(kw_only=True)
@@ -186,6 +187,8 @@ class PubSubService:
     async def subscribe(self, topic: str, *, buffer: int | None = None) -> AsyncGenerator[Subscription, None]:
         """Receive a topic's messages for the length of the block; see `Node.subscribe`."""
         validate_name(topic, what="topic")
+        if buffer is not None and buffer < 1:
+            raise ValueError(f"buffer: {buffer!r} messages is too few; at least one must fit")
         subscription = Subscription(topic, self._buffer if buffer is None else buffer)
         self._subscriptions.setdefault(topic, {})[subscription] = None
         try:
@@ -250,7 +253,7 @@ class PubSubService:
     async def publish(self, topic: str, payload: object, *, headers: Mapping[str, str] | None) -> PublishReport:
         """Send a message to everybody who subscribes to a topic; see `Node.publish`."""
         validate_name(topic, what="topic")
-        message = _Outgoing(topic, payload, self._next_message_id(), dict(headers) if headers else None)
+        message = _Outgoing(topic, payload, self._next_message_id(), validate_headers(headers) if headers else None)
         started = trio.current_time()
         outcomes: dict[NodeId, Outcome] = {}
         here = self._deliver(
@@ -261,9 +264,12 @@ class PubSubService:
         contacts = [c for c in await self.subscribers(topic) if c.node_id != self._own]
         outcomes.update(dict.fromkeys((c.node_id for c in contacts), Outcome.UNREACHABLE))
 
+        limiter = trio.CapacityLimiter(FAN_OUT_MAX)
+
         async def send(contact: Contact) -> None:
-            with trio.move_on_after(TARGET_DEADLINE_S):
-                outcomes[contact.node_id] = await self._send(contact, message)
+            async with limiter:
+                with trio.move_on_after(TARGET_DEADLINE_S):
+                    outcomes[contact.node_id] = await self._send(contact, message)
 
         async with trio.open_nursery() as nursery:
             for contact in contacts:
@@ -280,6 +286,7 @@ class PubSubService:
     async def _send(self, contact: Contact, message: _Outgoing) -> Outcome:
         try:
             link = await self._transport.link_to(contact)
+            await link.wait_writable()
             link.send_nowait(
                 wire.PubsubRoute(
                     destination_node_id=contact.node_id,
@@ -294,7 +301,7 @@ class PubSubService:
         except PeerUnavailable:
             self._cache.pop(message.topic, None)
             return Outcome.UNREACHABLE
-        except (TrustError, PayloadTooLarge):
+        except (TrustError, LocalProtocolError):
             return Outcome.REJECTED
         return Outcome.QUEUED
 

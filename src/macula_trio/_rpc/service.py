@@ -22,7 +22,7 @@ from macula_trio._peer.handshake import MSGPACK
 from macula_trio._rpc.calls import CallKey, CallLedger, granted_s, wire_budget_ms
 from macula_trio._rpc.errors_map import was_not_started
 from macula_trio._rpc.selection import Selector
-from macula_trio._util import clip, validate_name
+from macula_trio._util import clip, validate_headers, validate_name
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import (
     CONTENT_JSON,
@@ -453,7 +453,7 @@ class RpcService:
             args=encode_payload(args, content_type),
             timeout=self._budget_ms(),
             content_type=content_type,
-            headers=dict(headers) if headers else None,
+            headers=validate_headers(headers) if headers else None,
         )
 
     async def _call_here(
@@ -470,7 +470,7 @@ class RpcService:
             procedure=procedure,
             args=encode_payload(args, content_type),
             content_type=content_type,
-            headers=dict(headers) if headers else None,
+            headers=validate_headers(headers) if headers else None,
         )
         key = (self._own, call_id)
         if self._ledger.admit(key, trio.current_time()) != "run":

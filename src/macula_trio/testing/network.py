@@ -140,7 +140,7 @@ class SimNetwork:
         socket = self._sockets[host, port] = SimSocket(self, (host, port))
         return socket
 
-    async def resolve(self, host: str) -> str:
+    async def resolve(self, host: str, *, like: str | None = None) -> str:
         """Look the name up among ``hosts``.
 
         Raises:

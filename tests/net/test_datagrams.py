@@ -25,6 +25,7 @@ async def receive(socket: DatagramSocket, count: int) -> list[tuple[bytes, Addre
     """Datagrams, in batches of the allowed size."""
     found: list[tuple[bytes, Address]] = []
     with trio.fail_after(5):
+        await trio.lowlevel.checkpoint()
         while len(found) < count:
             await socket.wait_readable()
             batch = socket.recv_batch()

@@ -6,6 +6,7 @@ missing extra is one line as well.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: without the name of the program; those of the process by default.
     """
     try:
-        return _run(arguments)
+        return _flush(_run(arguments))
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] not in _EXTRA:
             raise
@@ -30,6 +31,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     except KeyboardInterrupt:  # before or after the event loop, which has its own way
         return EXIT_INTERRUPTED
+
+
+def _flush(code: int) -> int:
+    """Find out here, and not at the interpreter's exit, that nobody reads what is left of our output."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The interpreter flushes once more at its exit, and would turn our exit code into 120.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return code or 1
+    return code
 
 
 def _run(arguments: Sequence[str] | None) -> int:

@@ -343,7 +343,11 @@ class QuicEndpoint:
     def _route(self, data: bytes, source: Address, now: float) -> None:
         connection = self._by_cid.get(_destination_cid(data))
         if connection is None:
-            connection = self._greet(data, source, now)
+            try:
+                connection = self._greet(data, source, now)
+            except Exception as exc:  # aioquic again, on the rawest bytes of all
+                self.counters.datagrams_unroutable += 1
+                logger.warning("a datagram from %s:%d led to %s: %s", *source, type(exc).__name__, exc)
             if connection is None:
                 return
         if not connection.is_dialed and not connection._binding and source != connection.path:

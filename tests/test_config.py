@@ -31,7 +31,19 @@ def test_a_realm_is_enough() -> None:
     assert (config.role, config.trust, config.connections) == ("edge", Trust.open(), "links")
     assert not config.leaf
     assert not config.require_bootstrap
-    assert (config.call_timeout_default_s, config.call_timeout_max_s, config.value_ttl_s) == (5.0, 300.0, 300.0)
+    durations = {
+        "join_deadline_s": 5.0,
+        "close_deadline_s": 1.0,
+        "dial_deadline_s": 5.0,
+        "query_deadline_s": 2.0,
+        "keepalive_s": 10.0,
+        "value_ttl_s": 300.0,
+        "call_timeout_default_s": 5.0,
+        "call_timeout_max_s": 300.0,
+    }
+    assert {name: getattr(config, name) for name in SECONDS} == durations
+    counts = {"handlers_max": 1024, "handlers_per_caller_max": 512, "subscription_buffer": 256}
+    assert {name: getattr(config, name) for name in COUNTS} == counts
 
 
 def test_every_field_can_be_told() -> None:

@@ -12,7 +12,9 @@ from macula_trio._ids import NodeId
 from macula_trio._util import (
     HOST_CHARS_MAX,
     NAME_BYTES_MAX,
+    REASON_CHARACTERS_MAX,
     Address,
+    clip,
     format_endpoint,
     is_loopback,
     is_numeric,
@@ -20,6 +22,7 @@ from macula_trio._util import (
     numeric_endpoint,
     parse_bootstrap,
     parse_endpoint,
+    validate_headers,
     validate_name,
 )
 
@@ -211,6 +214,33 @@ def test_a_mapped_address_stays_one_because_the_socket_may_need_it() -> None:
 )
 def test_kinds_of_addresses_are_told_apart(host: str, numeric: bool, unspecified: bool, loopback: bool) -> None:
     assert (is_numeric(host), is_unspecified(host), is_loopback(host)) == (numeric, unspecified, loopback)
+
+
+# -- texts for peers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", ""),
+        ("no handler for 'é'", "no handler for 'é'"),
+        ("a" * 512, "a" * 512),
+        ("a" * 513, "a" * 511 + "\u2026"),
+        ("a" * 10**6, "a" * 511 + "\u2026"),
+        ("a lone \ud800 surrogate", "a lone ? surrogate"),
+    ],
+)
+def test_a_reason_is_short_enough_and_can_travel(text: str, told: str) -> None:
+    assert clip(text) == told
+    assert len(told) <= REASON_CHARACTERS_MAX == 512
+
+
+def test_headers_are_texts() -> None:
+    headers = {"trace": "ab", "": ""}
+    assert validate_headers(headers) == headers
+    assert validate_headers(headers) is not headers
+    with pytest.raises(ValueError, match=r"headers: 'retries': 3 is not a text"):
+        validate_headers({"trace": "ab", "retries": 3})
 
 
 # -- names ---------------------------------------------------------------------------------------------------------

@@ -37,12 +37,21 @@ def test_a_node_id_is_read_from_its_digits(node_id: NodeId) -> None:
         assert type(again) is NodeId
 
 
-@pytest.mark.parametrize(
-    "text", ["", "ab", "0" * 63, "0" * 65, "g" * 64, "0x" + "0" * 62, "00 " * 21 + "0", "é" * 64, "٣" * 64]
-)
-def test_anything_but_64_digits_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="."):
+@pytest.mark.parametrize("text", ["", "ab", "0" * 63, "0" * 65, "0x" + "0" * 64])
+def test_another_number_of_digits_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=f"a node id has 64 hexadecimal digits, not {len(text)}"):
         NodeId.from_hex(text)
+
+
+@pytest.mark.parametrize("text", ["g" * 64, "0x" + "0" * 62, "é" * 64, "٣" * 64, "00 " * 21 + "0"])
+def test_what_is_no_digit_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="non-hexadecimal number"):
+        NodeId.from_hex(text)
+
+
+def test_spaces_are_not_counted_as_digits() -> None:
+    with pytest.raises(ValueError, match="32 bytes, not 31"):
+        NodeId.from_hex("00" * 31 + "  ")
 
 
 def test_a_node_id_is_bytes_to_whoever_wants_bytes() -> None:

@@ -15,10 +15,7 @@ from macula_trio._identity.record import Record as Record
 from macula_trio._ids import Contact as Contact
 from macula_trio._ids import NodeId as NodeId
 from macula_trio._ids import dht_key as dht_key
-from macula_trio._node import EventStream as EventStream
 from macula_trio._node import Node as Node
-from macula_trio._node import NodeStatistics as NodeStatistics
-from macula_trio._node import PeerInfo as PeerInfo
 from macula_trio._node import open_node as open_node
 from macula_trio._node import send_message as send_message
 from macula_trio._pubsub.service import Message as Message
@@ -26,8 +23,11 @@ from macula_trio._pubsub.service import Outcome as Outcome
 from macula_trio._pubsub.service import PublishReport as PublishReport
 from macula_trio._pubsub.service import Subscription as Subscription
 from macula_trio._pubsub.service import SubscriptionStatistics as SubscriptionStatistics
-from macula_trio._rpc.service import Call as Call
-from macula_trio._rpc.service import Handler as Handler
+from macula_trio._rpc.offer import Call as Call
+from macula_trio._rpc.offer import Handler as Handler
+from macula_trio._views import EventStream as EventStream
+from macula_trio._views import NodeStatistics as NodeStatistics
+from macula_trio._views import PeerInfo as PeerInfo
 from macula_trio.errors import AlreadyAdvertised as AlreadyAdvertised
 from macula_trio.errors import CallTimeout as CallTimeout
 from macula_trio.errors import IdentityFileError as IdentityFileError

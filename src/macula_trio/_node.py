@@ -11,17 +11,15 @@ import random
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
-import attrs
 import trio
 
 from macula_trio._background import open_service_nursery, prefer_body_error
 from macula_trio._config import NodeConfig, Role, Trust
 from macula_trio._dht.client import Bootstrap, DhtSettings, StoreReport
 from macula_trio._dht.service import DhtService
-from macula_trio._events import Event, EventBus
+from macula_trio._events import EventBus
 from macula_trio._identity.files import Identity
 from macula_trio._identity.keys import Credentials
 from macula_trio._identity.record import Kind, Record
@@ -33,8 +31,10 @@ from macula_trio._peer.handshake import LEAF, MSGPACK, LocalParty
 from macula_trio._peer.link import QuicLink
 from macula_trio._peer.registry import LinkRegistry
 from macula_trio._pubsub.service import PublishReport, PubSubService, Subscription
-from macula_trio._rpc.service import CallSettings, Handler, RpcService
+from macula_trio._rpc.offer import Handler
+from macula_trio._rpc.service import CallSettings, RpcService
 from macula_trio._util import Address, format_endpoint, is_unspecified, parse_bootstrap, parse_endpoint, validate_name
+from macula_trio._views import EventStream, NodeStatistics, PeerInfo
 from macula_trio._wire.codec import encode_frame
 from macula_trio._wire.frame import MessageType
 from macula_trio.abc import DatagramNetwork
@@ -44,109 +44,7 @@ logger = logging.getLogger("macula_trio")
 
 INSTANCE_BYTES: Final = 16
 IDLE_KEEPALIVES: Final = 3  # QUIC's idle time-out in keepalive intervals (DESIGN section 6)
-EVENT_BUFFER: Final = 4096  # events that wait for one reader; what exceeds it is counted as missed
 _ANYWHERE: Final[Address] = ("192.0.2.1", 9)  # TEST-NET-1: only asks the routing table, nothing is ever sent there
-
-
-@attrs.frozen(kw_only=True)
-class PeerInfo:
-    """A node that we have a live link with.
-
-    Attributes:
-      node_id: proven if ``verified``.
-      endpoint: where it says that it can be dialed.
-      dialed: whether we dialed it.
-      verified: whether it proved its id.
-      leaf: whether it is a short-lived client.
-    """
-
-    node_id: NodeId | None
-    endpoint: str | None
-    dialed: bool
-    verified: bool
-    leaf: bool
-
-
-@attrs.frozen(kw_only=True)
-class NodeStatistics:
-    """Counts since the node was opened, and what it holds now.
-
-    Attributes:
-      frames_sent: by name of the message type.
-      frames_received: the same.
-      frames_unknown: of a type that we do not know, skipped.
-      replies_unexpected: late, or to a question that nobody asked.
-      messages_unhandled: known, but not for us.
-      refused: links refused, by reason.
-      links: live links.
-      connections_broken: closed because of what came out of QUIC for the peer's bytes.
-      datagrams_unroutable: garbage on the UDP port.
-      datagrams_lost: that the system did not take.
-      table_size: nodes in the routing table.
-      stored_values: DHT values held for others and for ourselves.
-      calls_running: handlers that run now.
-    """
-
-    frames_sent: Mapping[str, int]
-    frames_received: Mapping[str, int]
-    frames_unknown: int
-    replies_unexpected: int
-    messages_unhandled: int
-    refused: Mapping[str, int]
-    links: int
-    connections_broken: int
-    datagrams_unroutable: int
-    datagrams_lost: int
-    table_size: int
-    stored_values: int
-    calls_running: int
-
-
-class EventStream:
-    """Events of a node while its ``with`` block lasts; an async iterator."""
-
-    def __init__(self, bus: EventBus) -> None:
-        self._bus = bus
-        self._send, self._receive = trio.open_memory_channel[Event](EVENT_BUFFER)
-        self.missed: int = 0
-
-    def __enter__(self) -> Self:
-        self._bus.listen(self._on_event)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bus.unlisten(self._on_event)
-        self._send.close()
-        self._receive.close()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Event:
-        try:
-            return await self.receive()
-        except trio.EndOfChannel:
-            raise StopAsyncIteration from None
-
-    async def receive(self) -> Event:
-        """Wait for the next event.
-
-        Raises:
-          trio.EndOfChannel: the node's block was left.
-        """
-        return await self._receive.receive()
-
-    def end(self) -> None:
-        """No more events come; those that wait can still be taken."""
-        self._send.close()
-
-    def _on_event(self, event: Event) -> None:
-        try:
-            self._send.send_nowait(event)
-        except (trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
-            self.missed += 1
 
 
 class Node:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import stat
+import tempfile
 import threading
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -89,6 +90,20 @@ def test_load_or_create_keeps_what_is_there(tmp_path: Path) -> None:
     with pytest.raises(IdentityFileError, match="no private key"):
         Identity.load_or_create(path)
     assert path.read_bytes() == b"garbage"
+
+
+def test_an_identity_in_a_directory_that_cannot_be_written_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = Identity.load_or_create(tmp_path / "node.pem")
+
+    def read_only(*_arguments: object, **_options: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "mkstemp", read_only)
+    assert Identity.load_or_create(tmp_path / "node.pem").node_id == identity.node_id
+    with pytest.raises(IdentityFileError, match="cannot be written: Read-only"):
+        Identity.load_or_create(tmp_path / "other.pem")
 
 
 def test_load_or_create_does_not_take_a_dangling_link_for_a_free_name(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from macula_trio._peer.handshake import (
 from macula_trio._wire.codec import FrameDecoder, decode_message, encode_message
 from macula_trio._wire.messages import Connect, Pong
 from macula_trio.abc import Message
-from macula_trio.errors import ErrorCode, RealmMismatch, RemoteProtocolError, TrustError
+from macula_trio.errors import ErrorCode, OwnIdentity, RealmMismatch, RemoteProtocolError, TrustError
 
 REALM: Final = "org.example"
 BINDING: Final = bytes(range(32))
@@ -279,9 +279,9 @@ def test_what_we_answer_to_a_peer_without_an_id_names_nobody() -> None:
 def test_our_own_id_is_refused_proven_or_not(hello: Hello, judge: Any, trusting: LocalParty) -> None:
     mine = party(trusting.instance[0], instance=b"another instance")
     own = connect(mine, to=mine) if isinstance(hello, Connect) else pong(mine, to=mine)
-    with pytest.raises(TrustError, match="our own node id"):
+    with pytest.raises(OwnIdentity, match="our own node id"):
         judge(own)
-    with pytest.raises(TrustError, match="our own node id"):
+    with pytest.raises(OwnIdentity, match="our own node id"):
         judge(attrs.evolve(own, proof=None), by=trusting)
 
 
@@ -363,6 +363,7 @@ def test_no_other_binding_is_accepted(bit: int) -> None:
     ("error", "code"),
     [
         (RealmMismatch("other"), ErrorCode.REALM_MISMATCH),
+        (OwnIdentity("mine"), ErrorCode.OWN_IDENTITY),
         (TrustError("no"), ErrorCode.BAD_PROOF),
         (RemoteProtocolError("much", code=ErrorCode.LIMIT_EXCEEDED), ErrorCode.LIMIT_EXCEEDED),
     ],

@@ -30,9 +30,11 @@ from macula_trio._peer.handshake import (
     make_pong,
     refusal_code,
 )
+from macula_trio._peer.one_stream import OneStream
 from macula_trio._util import Address, clip, format_endpoint, numeric_endpoint
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import FrameDecoder, decode_message, encode_message
+from macula_trio._wire.correlation import REPLIES, correlation_of
 from macula_trio._wire.frame import MAX_PAYLOAD, Frame, MessageType
 from macula_trio.abc import Link, Message, MessageHandler, ReplyT
 from macula_trio.errors import (
@@ -118,28 +120,6 @@ class _Pending:
         if self.outcome is None:  # the reply that came counts, even when the link ended behind it
             self.outcome = outcome
             self.done.set()
-
-
-def correlation_of(message: Message) -> tuple[str, object] | None:
-    """What a request and its reply have in common; None for messages that stand alone."""
-    match message:
-        case wire.Call(call_id=call_id) | wire.Reply(call_id=call_id):
-            return "call", call_id
-        case wire.Ping(timestamp=timestamp) | wire.Pong(timestamp=timestamp):
-            return "ping", timestamp
-        case (
-            wire.FindNode(correlation_id=correlation_id)
-            | wire.FindNodeReply(correlation_id=correlation_id)
-            | wire.FindValue(correlation_id=correlation_id)
-            | wire.FindValueReply(correlation_id=correlation_id)
-            | wire.Store(correlation_id=correlation_id)
-            | wire.StoreReply(correlation_id=correlation_id)
-        ):
-            return "query", correlation_id
-    return None
-
-
-_REPLIES: Final = (wire.Reply, wire.Pong, wire.FindNodeReply, wire.FindValueReply, wire.StoreReply)
 
 
 class QuicLink:
@@ -247,7 +227,7 @@ class QuicLink:
 
     def send_nowait(self, message: Message) -> None:
         """Put one message on the control stream."""
-        self._send_on(CONTROL_STREAM, message)
+        self.send_on(CONTROL_STREAM, message)
 
     def send_frame_nowait(self, frame: bytes) -> None:
         """Put one encoded frame on the control stream.
@@ -467,7 +447,7 @@ class QuicLink:
         if isinstance(message, wire.Pong) and message.timestamp < 0:
             self._taken_up_to(-1 - message.timestamp)  # our own probes; questions of callers count from 0 up
             return
-        if isinstance(message, _REPLIES):
+        if isinstance(message, REPLIES):
             key = correlation_of(message)
             pending = None if key is None else self._pending.get(key)
             if pending is None or pending.outcome is not None:
@@ -487,7 +467,7 @@ class QuicLink:
             self._context.counters.unhandled += 1
             return
         reply_stream = self._reply_stream(stream_id)
-        handler(self if reply_stream == CONTROL_STREAM else _OneStream(self, reply_stream), message)
+        handler(self if reply_stream == CONTROL_STREAM else OneStream(self, reply_stream), message)
 
     def _reply_stream(self, stream_id: int) -> int:
         """Proven peers listen on the control stream; a v0.8 peer on the stream that it asked on."""
@@ -512,7 +492,12 @@ class QuicLink:
         if self._state is not LinkState.LIVE:
             raise NotSent(str(self._error or f"{self._label()}: not connected yet"))
 
-    def _send_on(self, stream_id: int, message: Message) -> None:
+    def send_on(self, stream_id: int, message: Message) -> None:
+        """Put one message on a stream.
+
+        Raises:
+          NotSent: the link is not live.
+        """
         self._require_live()
         self._write(stream_id, message)
 
@@ -545,57 +530,6 @@ class QuicLink:
             self._watch_backlog()
 
 
-@attrs.frozen(eq=False)
-class _OneStream:
-    """A view of an unverified link that answers on the stream on which it was asked, as v0.8 peers expect."""
-
-    _link: QuicLink
-    _stream_id: int
-
-    @property
-    def node_id(self) -> NodeId | None:
-        return self._link.node_id
-
-    @property
-    def verified(self) -> bool:
-        return False
-
-    @property
-    def endpoint(self) -> str | None:
-        return self._link.endpoint
-
-    @property
-    def proven_endpoint(self) -> str | None:
-        return self._link.proven_endpoint
-
-    @property
-    def capabilities(self) -> frozenset[str]:
-        return self._link.capabilities
-
-    @property
-    def is_closed(self) -> bool:
-        return self._link.is_closed
-
-    @property
-    def peer_is_leaving(self) -> bool:
-        return self._link.peer_is_leaving
-
-    def send_nowait(self, message: Message) -> None:
-        self._link._send_on(self._stream_id, message)
-
-    async def wait_writable(self) -> None:
-        await self._link.wait_writable()
-
-    async def ask(self, request: Message, reply_type: type[ReplyT]) -> ReplyT:
-        return await self._link.ask(request, reply_type)
-
-    def add_close_callback(self, callback: Callable[[], None]) -> None:
-        self._link.add_close_callback(callback)
-
-    def remove_close_callback(self, callback: Callable[[], None]) -> None:
-        self._link.remove_close_callback(callback)
-
-
 def _farewell(code: ErrorCode | None, text: str) -> MeshError:
     """What the peer's reason for ending a link is to us."""
     kind = _TRUST_REFUSALS.get(code)
@@ -613,5 +547,5 @@ def _hex(node_id: NodeId | None) -> str | None:
     return None if node_id is None else node_id.hex()
 
 
-def _conforms(link: QuicLink, view: _OneStream) -> tuple[Link, Link]:
+def _conforms(link: QuicLink, view: OneStream) -> tuple[Link, Link]:
     return link, view  # mypy proves that both are `macula_trio.abc.Link`

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Final, TypeAlias
+from typing import Final
 
 import attrs
 import trio
@@ -21,8 +21,10 @@ from macula_trio._ids import Contact, NodeId, dht_key
 from macula_trio._peer.handshake import MSGPACK
 from macula_trio._rpc.calls import CallKey, CallLedger, granted_s, wire_budget_ms
 from macula_trio._rpc.errors_map import was_not_started
+from macula_trio._rpc.offer import Call, Handler, Offer
+from macula_trio._rpc.replies import answer_type, error_reply, rejection_reply, reply_size
 from macula_trio._rpc.selection import Selector
-from macula_trio._util import clip, validate_headers, validate_name
+from macula_trio._util import validate_headers, validate_name
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import (
     CONTENT_JSON,
@@ -54,61 +56,6 @@ CACHE_ENTRIES_MAX: Final = 4096  # procedures; the oldest goes first
 DIAL_SHARE_S: Final = 1.5  # for reaching one provider while there are others: three fit into the default of a call
 CALL_ID_BYTES: Final = 16
 ATTEMPTS_MAX: Final = 3  # providers tried for one call that certainly has not started anywhere
-
-
-@attrs.frozen(kw_only=True)
-class Call:
-    """What a handler gets.
-
-    Attributes:
-      args: as the caller gave them; plain JSON-like values, or bytes.
-      caller: the proven id of the peer that called; None when it has proven nothing.
-      procedure: the name under which the handler is advertised.
-      headers: small texts that travelled with the call.
-      call_id: 16 bytes.
-      deadline: on Trio's clock; the handler is cancelled then.
-    """
-
-    args: object
-    caller: NodeId | None
-    procedure: str
-    headers: Mapping[str, str]
-    call_id: bytes
-    deadline: float
-
-
-Handler: TypeAlias = Callable[[Call], Awaitable[object]]
-
-
-@attrs.define(eq=False)
-class _Offer:
-    """A procedure while its block lasts, and the calls that run in it."""
-
-    handler: Handler
-    scopes: dict[trio.CancelScope, None] = attrs.field(factory=dict)
-    idle: trio.Event = attrs.field(factory=trio.Event)
-    ended: bool = False
-
-    def begin(self, deadline: float) -> trio.CancelScope:
-        """The scope for one call: until its deadline, and no longer than the block."""
-        scope = trio.CancelScope(deadline=deadline)
-        self.scopes[scope] = None
-        return scope
-
-    def finish(self, scope: trio.CancelScope) -> None:
-        """Note the end of a call."""
-        del self.scopes[scope]
-        if self.ended and not self.scopes:
-            self.idle.set()
-
-    async def end(self) -> None:
-        """Cancel the calls that run, and wait for them: nothing outlives the block."""
-        self.ended = True
-        for scope in tuple(self.scopes):
-            scope.cancel()
-        if self.scopes:
-            with trio.CancelScope(shield=True):
-                await self.idle.wait()
 
 
 @attrs.frozen(kw_only=True)
@@ -166,7 +113,7 @@ class RpcService:
         self._random_bytes = random_bytes
         self._settings = settings
         self._selector = Selector(random_below)
-        self._offers: dict[str, _Offer] = {}
+        self._offers: dict[str, Offer] = {}
         self._ledger = CallLedger(
             running_max=settings.handlers_max, running_per_caller_max=settings.handlers_per_caller_max
         )
@@ -201,7 +148,7 @@ class RpcService:
         validate_name(procedure, what="procedure")
         if procedure in self._offers:
             raise AlreadyAdvertised(procedure)
-        offer = self._offers[procedure] = _Offer(handler)
+        offer = self._offers[procedure] = Offer(handler)
         self._providers.pop(procedure, None)  # whatever we remember, it is no longer true
         try:
             async with self._directory.advertised(dht_key(procedure), "service", metadata):
@@ -213,7 +160,7 @@ class RpcService:
     def _on_call(self, link: Link, call: wire.Call) -> None:
         offer = self._offers.get(call.procedure)
         if offer is None:
-            _answer(link, _error_reply(call.call_id, "no_handler", f"no handler for {call.procedure!r}"))
+            _answer(link, error_reply(call.call_id, "no_handler", f"no handler for {call.procedure!r}"))
             return
         now = trio.current_time()
         key = (_caller(link), call.call_id)
@@ -221,16 +168,16 @@ class RpcService:
         if isinstance(verdict, wire.Reply):
             _answer(link, verdict)
         elif verdict == "busy":
-            _answer(link, _error_reply(call.call_id, "busy", "too many calls are running"))
+            _answer(link, error_reply(call.call_id, "busy", "too many calls are running"))
         elif verdict == "run":
             settings = self._settings
             granted = granted_s(call.timeout, default_s=settings.timeout_default_s, ceiling_s=settings.timeout_max_s)
             task = f"call {call.procedure}"
             if not self._background.start_soon(self._serve_call, link, call, offer, key, now + granted, name=task):
                 self._ledger.finish(key)
-                _answer(link, _error_reply(call.call_id, "draining", "the node is closing"))
+                _answer(link, error_reply(call.call_id, "draining", "the node is closing"))
 
-    async def _serve_call(self, link: Link, call: wire.Call, offer: _Offer, key: CallKey, deadline: float) -> None:
+    async def _serve_call(self, link: Link, call: wire.Call, offer: Offer, key: CallKey, deadline: float) -> None:
         caller = link.node_id if link.verified else None
         started = trio.current_time()
         reply: wire.Reply | None = None
@@ -241,14 +188,14 @@ class RpcService:
             with scope:
                 reply = await self._run_handler(offer.handler, call, caller, deadline)
             if reply is None and trio.current_time() >= deadline:
-                reply = _error_reply(call.call_id, "timeout", "the handler did not finish in the caller's time")
+                reply = error_reply(call.call_id, "timeout", "the handler did not finish in the caller's time")
             elif reply is None and offer.ended:
-                reply = _error_reply(call.call_id, "cancelled", "the procedure is no longer offered here")
+                reply = error_reply(call.call_id, "cancelled", "the procedure is no longer offered here")
         finally:
             link.remove_close_callback(gone)
             del self._scopes[key]
             offer.finish(scope)
-            self._ledger.finish(key, reply, size=_size(reply), deadline=deadline)
+            self._ledger.finish(key, reply, size=reply_size(reply), deadline=deadline)
         self._events.emit(
             "rpc.served",
             procedure=call.procedure,
@@ -266,7 +213,7 @@ class RpcService:
         try:
             args = decode_payload(call.args, call.content_type)
         except RemoteProtocolError as exc:
-            return _error_reply(call.call_id, "bad_payload", str(exc))
+            return error_reply(call.call_id, "bad_payload", str(exc))
         try:
             result = await handler(
                 Call(
@@ -278,13 +225,13 @@ class RpcService:
                     deadline=deadline,
                 )
             )
-            content_type = CONTENT_OCTETS if isinstance(result, bytes) else _answer_type(call.content_type)
+            content_type = CONTENT_OCTETS if isinstance(result, bytes) else answer_type(call.content_type)
             payload = encode_payload(result, content_type)
             reply = wire.Reply(call_id=call.call_id, result=payload, content_type=content_type)
             encode_message(reply)  # too large for a frame: an error of the handler's, not of the link's
             return reply
         except Reject as exc:
-            return _rejection(call.call_id, exc)
+            return rejection_reply(call.call_id, exc)
         except BaseExceptionGroup as group:  # out of a nursery in the handler; may hold our own Cancelled
             urgent, failures = group.split((trio.Cancelled, KeyboardInterrupt, SystemExit))
             if failures is not None:
@@ -293,7 +240,7 @@ class RpcService:
                 raise urgent from None
         except Exception as exc:  # the handler is the application's; its traceback is for its log, not for the wire
             self._note_failure(call.procedure, exc)
-        return _error_reply(call.call_id, "internal_error", "the handler failed")
+        return error_reply(call.call_id, "internal_error", "the handler failed")
 
     def _note_failure(self, procedure: str, error: BaseException) -> None:
         logger.error("handler of %s failed", procedure, exc_info=error)
@@ -313,7 +260,7 @@ class RpcService:
         elif not self._background.start_soon(self._serve_cast, link, cast, offer, key, name=f"cast {cast.procedure}"):
             self._ledger.finish(key)
 
-    async def _serve_cast(self, link: Link, cast: wire.Cast, offer: _Offer, key: CallKey) -> None:
+    async def _serve_cast(self, link: Link, cast: wire.Cast, offer: Offer, key: CallKey) -> None:
         call = wire.Call(
             call_id=key[1],
             procedure=cast.procedure,
@@ -463,7 +410,7 @@ class RpcService:
         offer = self._offers.get(procedure)
         await trio.lowlevel.checkpoint()
         if offer is None:
-            return _error_reply(call_id, "no_handler", f"no handler for {procedure!r}")
+            return error_reply(call_id, "no_handler", f"no handler for {procedure!r}")
         content_type = CONTENT_OCTETS if isinstance(args, bytes) else CONTENT_MSGPACK
         call = wire.Call(
             call_id=call_id,
@@ -474,7 +421,7 @@ class RpcService:
         )
         key = (self._own, call_id)
         if self._ledger.admit(key, trio.current_time()) != "run":
-            return _error_reply(call_id, "busy", "too many calls are running")
+            return error_reply(call_id, "busy", "too many calls are running")
         # The caller's own scope is above this task; only the ceiling has to be added.
         ceiling = trio.current_time() + self._settings.timeout_max_s
         scope = offer.begin(ceiling)
@@ -486,8 +433,8 @@ class RpcService:
             offer.finish(scope)
             self._ledger.finish(key)
         if offer.ended:
-            return _error_reply(call_id, "cancelled", "the procedure is no longer offered here")
-        return _error_reply(call_id, "timeout", "the handler did not finish in the time that there is at most")
+            return error_reply(call_id, "cancelled", "the procedure is no longer offered here")
+        return error_reply(call_id, "timeout", "the handler did not finish in the time that there is at most")
 
     def _budget_ms(self) -> int:
         remaining = trio.current_effective_deadline() - trio.current_time()
@@ -521,25 +468,6 @@ class RpcService:
 def _caller(link: Link) -> object:
     """What tells callers apart: the proven id, or the link of somebody who proved nothing."""
     return link.node_id if link.verified else link
-
-
-def _answer_type(content_type: str | None) -> str:
-    return CONTENT_MSGPACK if content_type == CONTENT_MSGPACK else CONTENT_JSON
-
-
-def _error_reply(call_id: bytes, code: str, message: str) -> wire.Reply:
-    return wire.Reply(call_id=call_id, error=wire.CallError(code=clip(code), message=clip(message)))
-
-
-def _rejection(call_id: bytes, rejection: Reject) -> wire.Reply:
-    """A handler's own error; a code by which we mean something ourselves is not the handler's to use."""
-    if was_not_started(rejection.code) or rejection.code == "timeout":
-        return _error_reply(call_id, "handler_error", str(rejection))
-    return _error_reply(call_id, str(rejection.code), str(rejection.message))
-
-
-def _size(reply: wire.Reply | None) -> int:
-    return len(reply.result) if reply is not None and reply.result is not None else 0
 
 
 def _answer(link: Link, reply: wire.Reply) -> None:

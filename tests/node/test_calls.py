@@ -58,6 +58,26 @@ async def test_a_sleeping_handler_is_cancelled_when_the_callers_deadline_passes(
         assert provider.statistics().calls_running == 0
 
 
+async def test_a_handler_ends_at_the_callers_deadline_even_when_nobody_can_tell_it(autojump_clock: Clock) -> None:
+    ended: list[float] = []
+    gone: list[tuple[str, int]] = []
+    network = SimNetwork(tap=lambda source, target, data: None if source in gone or target in gone else data)
+
+    async def sleep_long(call: macula.Call) -> object:
+        gone.append(("10.0.0.2", 9443))  # no CANCEL of the caller's arrives any more
+        try:
+            await trio.sleep(60)
+        finally:
+            ended.append(trio.current_time())
+
+    async with open_mesh(2, network=network) as (provider, caller), provider.advertise("sleep.long", sleep_long):
+        started = trio.current_time()
+        with pytest.raises(trio.TooSlowError), trio.fail_after(2):
+            await caller.call("sleep.long")
+        await trio.sleep(0.1)
+        assert [when - started for when in ended] == [pytest.approx(2, abs=0.05)]
+
+
 async def test_cancelling_the_caller_cancels_the_handler_and_the_calls_it_made(autojump_clock: Clock) -> None:
     ended: list[str] = []
     inner_started = trio.Event()

@@ -79,6 +79,39 @@ async def test_an_endpoint_that_fails_again_and_again_is_left_in_peace_for_a_min
             assert (await one.registry.link_to(NOBODY)).node_id == late.node_id
 
 
+async def test_who_names_wrong_nodes_for_an_endpoint_keeps_nobody_from_the_right_one(autojump_clock: Clock) -> None:
+    network, most = SimNetwork(), registry_module.FAILED_DIALS_MAX
+    async with open_peer(network, 1) as one, open_peer(network, 2) as two:
+        for liar in range(10, 10 + most):
+            lie = Contact(node_id=credentials(liar).node_id, endpoint=two.contact.endpoint)
+            for _ in range(most + 1):
+                with pytest.raises(MeshError):
+                    await one.registry.link_to(lie)
+        assert one.endpoint.counters.connections_dialed == most * most, "one lie is tried a few times only"
+        assert (await one.registry.link_to(two.contact)).node_id == two.node_id
+
+
+async def test_two_wishes_for_one_address_do_not_share_a_dial(autojump_clock: Clock) -> None:
+    """Else who makes us ask for a wrong node there fails those who join by that address meanwhile."""
+    network = SimNetwork()
+    async with open_peer(network, 1) as one, open_peer(network, 2) as two:
+        outcomes: dict[str, object] = {}
+
+        async def want(name: str, expected: NodeId | None) -> None:
+            try:
+                link = await one.registry.dial_endpoint(two.contact.endpoint, expected=expected)
+            except TrustError:
+                outcomes[name] = TrustError
+            else:
+                outcomes[name] = link.node_id
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(want, "wrong", credentials(3).node_id)
+            nursery.start_soon(want, "anybody", None)
+            nursery.start_soon(want, "right", two.node_id)
+        assert outcomes == {"wrong": TrustError, "anybody": two.node_id, "right": two.node_id}
+
+
 async def ping(link: QuicLink, number: int) -> None:
     await link.ask(wire.Ping(timestamp=number), wire.Pong)
 

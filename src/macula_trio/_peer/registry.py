@@ -83,7 +83,9 @@ class LinkRegistry:
         self._endpoint: QuicEndpoint | None = None
         self._background = Background()
         self._dial_limiter = trio.CapacityLimiter(DIALS_MAX)
-        self._failed_dials: dict[Address, list[float]] = {}
+        # With whom was asked for when somebody did answer: who names a wrong node for an endpoint, or a wrong endpoint
+        # for a node, must not keep anybody from the right one.
+        self._failed_dials: dict[tuple[Address, NodeId | None], list[float]] = {}
         self._context = LinkContext(
             party=party,
             handlers=self._handlers,
@@ -178,7 +180,7 @@ class LinkRegistry:
         if dial is None:
             if len(self._dials) >= DIALS_WAITING_MAX:
                 raise NotSent(f"{DIALS_WAITING_MAX} dials are waiting already; {endpoint} is one too many")
-            if not trusted and self._has_failed_often(address):
+            if not trusted and self._has_failed_often(address, expected):
                 text = f"{endpoint} did not answer {FAILED_DIALS_MAX} times within {FAILED_DIALS_PERIOD_S:g} s"
                 raise PeerUnavailable(text)
             dial = _Dial()
@@ -214,23 +216,26 @@ class LinkRegistry:
             if scope.cancelled_caught:
                 text = f"nobody answered at {format_endpoint(address)} within {self._dial_deadline_s:g} s"
                 dial.error = PeerUnavailable(text)
-                self._note_failed(address)
+                self._note_failed(address, None)
         except MeshError as exc:
             dial.error = exc
-            self._note_failed(address)
+            self._note_failed(address, expected if isinstance(exc, TrustError) else None)
         finally:
             if dial.link is None:
                 links[0].close(ErrorCode.HANDSHAKE_TIMEOUT, "gave up waiting")
 
-    def _has_failed_often(self, address: Address) -> bool:
+    def _has_failed_often(self, address: Address, expected: NodeId | None) -> bool:
         since = trio.current_time() - FAILED_DIALS_PERIOD_S
-        return sum(failed_at > since for failed_at in self._failed_dials.get(address, ())) >= FAILED_DIALS_MAX
+        return any(
+            sum(failed_at > since for failed_at in self._failed_dials.get(key, ())) >= FAILED_DIALS_MAX
+            for key in ((address, None), (address, expected))
+        )
 
-    def _note_failed(self, address: Address) -> None:
-        earlier = self._failed_dials.pop(address, [])
+    def _note_failed(self, address: Address, expected: NodeId | None) -> None:
+        earlier = self._failed_dials.pop((address, expected), [])
         if len(self._failed_dials) >= FAILED_ENDPOINTS_MAX:
             del self._failed_dials[next(iter(self._failed_dials))]
-        self._failed_dials[address] = [*earlier, trio.current_time()][-FAILED_DIALS_MAX:]
+        self._failed_dials[address, expected] = [*earlier, trio.current_time()][-FAILED_DIALS_MAX:]
 
     # -- links that come and go ------------------------------------------------------------------------------------
 
@@ -239,7 +244,8 @@ class LinkRegistry:
             self._anonymous[link] = None  # never in place of a proven one
         else:
             links = self._live.setdefault(link.node_id, [])
-            self._failed_dials.pop(link.peer_address, None)
+            self._failed_dials.pop((link.peer_address, None), None)
+            self._failed_dials.pop((link.peer_address, link.node_id), None)
             outdated = [other for other in links if other.instance != link.instance]
             links.append(link)
             for other in outdated:

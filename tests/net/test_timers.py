@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from macula_trio._net.timers import WASTE_MAX, Timers
 
-ITEMS = st.integers(0, 4)
-TIMES = st.integers(0, 30).map(float) | st.just(inf)
+ITEMS = st.integers(0, 2)
+TIMES = st.integers(0, 12).map(float) | st.just(inf)
 STEPS = st.lists(
     st.tuples(st.just("arm"), ITEMS, TIMES)
     | st.tuples(st.just("disarm"), ITEMS, st.just(0.0))
@@ -69,6 +69,14 @@ def test_of_those_due_at_once_the_first_armed_is_the_first_fired() -> None:
         timers.arm(item, 1.0)
     assert list(timers.due(1.0)) == ["c", "a", "b"]
     assert list(timers.due(9.0)) == []
+
+
+def test_a_timer_that_was_moved_behind_another_fires_behind_it_however_late_it_is() -> None:
+    timers = Timers[str]()
+    timers.arm("moved", 1.0)
+    timers.arm("other", 2.0)
+    timers.arm("moved", 3.0)
+    assert list(timers.due(5.0)) == ["other", "moved"]
 
 
 def test_a_timer_that_is_moved_for_ever_costs_no_memory() -> None:

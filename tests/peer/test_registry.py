@@ -6,7 +6,7 @@ import pytest
 import trio
 from quic_tools import Peer, credentials, host, open_peer
 
-from macula_trio._ids import Contact
+from macula_trio._ids import Contact, NodeId
 from macula_trio._peer import registry as registry_module
 from macula_trio._peer.link import QuicLink
 from macula_trio._util import format_endpoint

@@ -11,7 +11,7 @@ from macula_trio._net.quic import CloseReason, Connection
 from macula_trio._util import format_endpoint
 from macula_trio._wire import messages as wire
 from macula_trio._wire.frame import MessageType
-from macula_trio.errors import PeerUnavailable, RealmMismatch, TrustError
+from macula_trio.errors import ErrorCode, PeerUnavailable, RealmMismatch, TrustError
 from macula_trio.testing import SimNetwork
 
 Clock = trio.testing.MockClock
@@ -69,6 +69,21 @@ async def test_nobody_there_is_peer_unavailable_at_the_deadline(autojump_clock: 
                 TARGET, MessageType.CAST, CAST, realm=REALM, trust=trust, network=network, dial_deadline_s=3
             )
         assert trio.current_time() - started == pytest.approx(3, abs=0.01)
+    assert network.bound == []
+
+
+@pytest.mark.parametrize("trust", [macula.Trust.open(), macula.Trust.unverified()], ids=lambda trust: trust.kind)
+async def test_a_connection_that_ends_within_the_linger_is_an_error(trust: macula.Trust, autojump_clock: Clock) -> None:
+    class Closing(Recorder):
+        def stream_data_received(self, stream_id: int, data: bytes, end_stream: bool) -> None:
+            self.connection.close(ErrorCode.LIMIT_EXCEEDED)
+
+    network = SimNetwork()
+    async with open_endpoint(network, 1, accept=Closing):
+        with pytest.raises(PeerUnavailable, match="limit_exceeded"):
+            await macula.send_message(
+                TARGET, MessageType.CAST, CAST, realm=REALM, trust=trust, network=network, linger=3
+            )
     assert network.bound == []
 
 

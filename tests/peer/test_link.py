@@ -18,7 +18,7 @@ from macula_trio._config import Trust
 from macula_trio._ids import Contact
 from macula_trio._net.quic import HANDSHAKE_DEADLINE_S, CloseReason, Connection, QuicEndpoint
 from macula_trio._peer.handshake import HANDSHAKE_PAYLOAD_BYTES_MAX, LocalParty, RemoteParty, make_connect, make_pong
-from macula_trio._peer.link import STREAMS_MAX
+from macula_trio._peer.link import BACKLOG_BYTES_MAX, STREAMS_MAX
 from macula_trio._util import format_endpoint, parse_endpoint
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import encode_frame, encode_message
@@ -583,6 +583,34 @@ async def test_who_stops_waiting_for_an_answer_leaves_nothing(autojump_clock: tr
         two.registry.links[0].send_nowait(wire.FindNodeReply(nodes=(), correlation_id=ID))
         await trio.sleep(0.1)
         assert one.registry.counters.unexpected == 1
+
+
+def stop_reading(recorder: Recorder) -> None:
+    """From now on the peer may send no more than the first windows of flow control."""
+    connection = recorder.connection._quic
+    connection._write_connection_limits = connection._write_stream_limits = lambda **_: None  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("forges", [False, True])
+async def test_a_peer_that_asks_and_never_reads_is_given_up(
+    forges: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Also one that pretends to have read: it knows the length of everything that it made us write."""
+    network, answer = SimNetwork(), wire.Store(key=KEY, value={"x": bytes(500_000)})
+    async with open_peer(network, 1) as peer, open_endpoint(network, 2) as attacker:
+        peer.registry.handle(wire.FindNode, lambda link, _query: link.send_nowait(answer))
+        recorder = await connect_bare(attacker, peer.address)
+        stop_reading(recorder)
+        recorder.say(good_connect(recorder))
+        await trio.sleep(0.1)
+        [link] = peer.registry.links
+        for _ in range(2 * BACKLOG_BYTES_MAX // 500_000):
+            recorder.say(wire.FindNode(target=KEY, correlation_id=ID))
+            await trio.sleep(0.05)
+            for mark in range(link._written - 200, link._written + 1) if forges else ():
+                recorder.say(wire.Pong(timestamp=-1 - mark, server_time=0))
+        assert link.is_closed
+        assert "has not taken" in str(peer.named("link.closed")[0].facts["reason"])
 
 
 # -- peers that prove nothing -----------------------------------------------------------------------------------------

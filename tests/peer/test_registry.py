@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from quic_tools import Peer, credentials, host, open_peer
+from quic_tools import Peer, credentials, host, leftovers, open_peer
 
 from macula_trio._ids import Contact, NodeId
 from macula_trio._peer import registry as registry_module
@@ -62,6 +62,8 @@ async def test_a_peer_that_is_down_is_told_to_everybody_who_waits_and_never_hang
         assert trio.current_time() - started == pytest.approx(2, abs=0.01)
         assert len({id(error) for error in errors}) == 3, "each has an exception of its own"
         assert one.endpoint.counters.connections_dialed == 1
+        await trio.sleep(5)
+        assert leftovers(one.endpoint) == {}, "the connection did not wait for its idle time-out"
 
 
 async def test_an_endpoint_that_fails_again_and_again_is_left_in_peace_for_a_minute(autojump_clock: Clock) -> None:

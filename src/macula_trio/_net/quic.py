@@ -185,6 +185,10 @@ class Connection:
             self._quic.send_stream_data(stream_id, data, end_stream)
         self._endpoint._mark_written(self)
 
+    def random_bytes(self, count: int) -> bytes:
+        """Bytes that the peer cannot guess."""
+        return self._endpoint._random_bytes(count)
+
     def proven(self) -> None:
         """Lift the deadline of the handshake."""
         self._deadline = inf

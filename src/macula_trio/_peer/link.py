@@ -52,6 +52,7 @@ from macula_trio.errors import (
 logger = logging.getLogger("macula_trio.link")
 
 WINDOW_BYTES: Final = 1024 * 1024  # sent and not shown to be taken: above, whoever can wait waits
+PROBE_BYTES: Final = 7  # of chance in the PING that asks what was taken
 BACKLOG_BYTES_MAX: Final = 8 * 1024 * 1024  # the same: above, the link ends; aioquic's send buffer has no bound
 BUFFERED_BYTES_MAX: Final = 4 * 1024 * 1024  # of unfinished frames on all streams of one link
 ASKS_MAX: Final = 4096  # unanswered requests of ours on one link; each is remembered until its end
@@ -146,7 +147,7 @@ class QuicLink:
         self._peer_is_leaving = False
         # What we wrote, and how much of it the peer has shown to have read by answering a PING behind it.
         self._written = self._taken = 0
-        self._mark: int | None = None
+        self._mark: tuple[int, int] | None = None  # of the probe under way: its timestamp, and what was written before
         self._room = trio.Event()
         self._heard_at = trio.current_time()
         self._probed_at: float | None = None
@@ -445,7 +446,7 @@ class QuicLink:
 
     def _dispatch(self, stream_id: int, message: Message) -> None:
         if isinstance(message, wire.Pong) and message.timestamp < 0:
-            self._taken_up_to(-1 - message.timestamp)  # our own probes; questions of callers count from 0 up
+            self._probe_answered(message.timestamp)  # our own probes; questions of callers count from 0 up
             return
         if isinstance(message, REPLIES):
             key = correlation_of(message)
@@ -519,12 +520,14 @@ class QuicLink:
             self._error = PeerUnavailable(f"{self._label()} has not taken {backlog} bytes")
             self._connection.close(ErrorCode.LIMIT_EXCEEDED, error_code=_QUIC_REFUSED)
         elif backlog > WINDOW_BYTES // 2 and self._mark is None:
-            self._mark = self._written
-            self._write(CONTROL_STREAM, wire.Ping(timestamp=-1 - self._mark))
+            # Not to be guessed: who could answer without having read would make us buffer without end.
+            probe = -2 - int.from_bytes(self._connection.random_bytes(PROBE_BYTES))
+            self._mark = probe, self._written
+            self._write(CONTROL_STREAM, wire.Ping(timestamp=probe))
 
-    def _taken_up_to(self, mark: int) -> None:
-        if mark == self._mark:
-            self._mark, self._taken = None, mark
+    def _probe_answered(self, probe: int) -> None:
+        if self._mark is not None and probe == self._mark[0]:
+            self._taken, self._mark = self._mark[1], None
             self._room.set()
             self._room = trio.Event()
             self._watch_backlog()

@@ -252,6 +252,25 @@ async def test_payloads_arrive_as_they_were_sent(autojump_clock: Clock) -> None:
         assert await caller.call("a.echo", bytes(500_000)) == bytes(500_000)
 
 
+async def test_large_answers_to_many_calls_at_once_all_arrive(autojump_clock: Clock) -> None:
+    async def big(call: macula.Call) -> object:
+        return bytes(900_000)
+
+    sizes: list[int] = []
+    async with open_mesh(2) as (provider, caller), provider.advertise("a.big", big):
+
+        async def one() -> None:
+            answer = await caller.call("a.big")
+            assert isinstance(answer, bytes)
+            sizes.append(len(answer))
+
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                for _ in range(20):
+                    nursery.start_soon(one)
+    assert sizes == [900_000] * 20
+
+
 async def test_a_handler_knows_its_caller_and_headers(autojump_clock: Clock) -> None:
     calls: list[macula.Call] = []
 

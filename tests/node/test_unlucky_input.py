@@ -219,43 +219,72 @@ async def test_calls_end_with_the_block_that_offers_them(autojump_clock: Clock) 
         assert ended.count("cancelled") == 2
 
 
-async def test_a_peer_that_takes_nothing_loses_its_link(autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def big(call: macula.Call) -> object:
-        return bytes(900_000)
+def stop_showing_what_was_read(link: abc.Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on this end of a link reads, and never answers the PING behind what it has read."""
+    dispatch = QuicLink._dispatch
 
-    async with open_mesh(2) as (provider, hungry), provider.advertise("a.b", big):
-        link = link_between(hungry, provider)
-        dispatch = QuicLink._dispatch
+    def ignore_ping(self: QuicLink, stream_id: int, message: abc.Message) -> None:
+        if self is not link or not isinstance(message, wire.Ping):
+            dispatch(self, stream_id, message)
 
-        def ignore_ping(self: QuicLink, stream_id: int, message: abc.Message) -> None:
-            if self is not link or not isinstance(message, wire.Ping):
-                dispatch(self, stream_id, message)
+    monkeypatch.setattr(QuicLink, "_dispatch", ignore_ping)
 
-        monkeypatch.setattr(QuicLink, "_dispatch", ignore_ping)  # it reads, and never shows that it has
-        for number in range(2 * BACKLOG_BYTES_MAX // 900_000):
-            link.send_nowait(wire.Call(call_id=number.to_bytes(16, "big"), procedure="a.b", args=b"null"))
-        await trio.sleep(20)
+
+async def test_a_peer_that_takes_no_answers_of_the_dht_loses_its_link(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = SimNetwork()
+    async with open_mesh(2, network=network) as (replica, hungry):
+        hold_values(replica, network.wall_clock_ms(), count=60, metadata={"v": bytes(3500)})
+        link = link_between(hungry, replica)
+        stop_showing_what_was_read(link, monkeypatch)
+        for number in range(BACKLOG_BYTES_MAX // 100_000):
+            link.send_nowait(wire.FindValue(key=KEY, correlation_id=number.to_bytes(16, "big")))
+        await trio.sleep(2)
         assert link.is_closed
 
 
-async def test_thousands_of_subscribers_are_found_page_by_page(autojump_clock: Clock) -> None:
+async def test_large_answers_wait_for_a_peer_that_takes_nothing_and_are_given_up(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def big(call: macula.Call) -> object:
+        return bytes(900_000)
+
+    async with open_mesh(2) as (provider, hungry), provider.advertise("a.big", big):
+        link, at_provider = link_between(hungry, provider), link_between(provider, hungry)
+        assert isinstance(at_provider, QuicLink)
+        stop_showing_what_was_read(link, monkeypatch)
+        for number in range(2 * BACKLOG_BYTES_MAX // 900_000):
+            link.send_nowait(wire.Call(call_id=number.to_bytes(16, "big"), procedure="a.big", args=b"null"))
+        await trio.sleep(2)
+        assert provider.statistics().calls_running > 10, "they wait"
+        assert at_provider._written - at_provider._taken < BACKLOG_BYTES_MAX / 2
+        await trio.sleep(10)  # virtual: the default time of a call is over
+        assert provider.statistics().calls_running == 0
+        assert at_provider._written - at_provider._taken < BACKLOG_BYTES_MAX / 2
+
+
+def hold_values(replica: macula.Node, now_ms: int, *, count: int, metadata: dict[str, object]) -> list[macula.NodeId]:
+    """Let a node hold subscribers' values of many owners under `KEY`."""
+    owners = [macula.Identity.from_seed(number.to_bytes(32, "big")) for number in range(count)]
+    for owner in owners:
+        record = sign_record(
+            owner,
+            realm=replica.realm,
+            key=KEY,
+            kind="subscriber",
+            endpoint="10.0.0.9:1",
+            metadata=metadata,
+            seq=1,
+            expires_ms=now_ms + 300_000,
+        )
+        assert replica._dht._values.put(record, now_ms).stored
+    return [owner.node_id for owner in owners]
+
+
+async def test_more_values_than_fit_into_one_reply_are_found_page_by_page(autojump_clock: Clock) -> None:
     network = SimNetwork()
     async with open_mesh(2, network=network) as (replica, reader):
-        now_ms = network.wall_clock_ms()
-        owners = [macula.Identity.from_seed(number.to_bytes(32, "big")) for number in range(300)]
-        for owner in owners:
-            replica._dht._values.put(
-                sign_record(
-                    owner,
-                    realm=replica.realm,
-                    key=KEY,
-                    kind="subscriber",
-                    endpoint="10.0.0.9:1",
-                    metadata={},
-                    seq=1,
-                    expires_ms=now_ms + 300_000,
-                ),
-                now_ms,
-            )
+        owners = hold_values(replica, network.wall_clock_ms(), count=300, metadata={})
         found = await reader.find_value(KEY, kind="subscriber")
-        assert {record.node_id for record in found} == {owner.node_id for owner in owners}
+        assert {record.node_id for record in found} == set(owners)

@@ -475,7 +475,7 @@ class QuicLink:
         return CONTROL_STREAM if self.verified else stream_id
 
     def _peer_left(self, code: ErrorCode | None, message: str) -> None:
-        text = f"{self._label()} said goodbye: {message or (code.value if code else 'no reason')}"
+        text = f"{self._label()} said goodbye: {clip(message) or (code.value if code else 'no reason')}"
         self._error = _farewell(code, text)
         self._peer_is_leaving = code is ErrorCode.CLOSING
         self._connection.close(ErrorCode.NORMAL)
@@ -484,7 +484,7 @@ class QuicLink:
         code = refusal_code(error)
         self._context.counters.refused[code.value] += 1
         self._context.events.emit(
-            "link.refused", address=format_endpoint(self.peer_address), peer=_hex(self.node_id), reason=str(error)
+            "link.refused", address=format_endpoint(self.peer_address), peer=_hex(self.node_id), reason=clip(str(error))
         )
         self._error = type(error)(f"{self._label()}: {error}") if isinstance(error, TrustError) else error
         self.close(code, str(error))

@@ -186,7 +186,9 @@ class RpcService:
         link.add_close_callback(gone)
         try:
             with scope:
-                reply = await self._run_handler(offer.handler, call, caller, deadline)
+                answer = await self._run_handler(offer.handler, call, caller, deadline)
+                await link.wait_writable()  # large answers to many calls take turns, within the callers' time
+                reply = answer
             if reply is None and trio.current_time() >= deadline:
                 reply = error_reply(call.call_id, "timeout", "the handler did not finish in the caller's time")
             elif reply is None and offer.ended:

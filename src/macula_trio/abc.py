@@ -24,6 +24,7 @@ __all__ = [
     "LinkTransport",
     "Message",
     "MessageHandler",
+    "Storage",
 ]
 
 
@@ -72,8 +73,23 @@ class DatagramSocket(Protocol):
         ...
 
 
+class Storage(Protocol):
+    """Small tables of bytes that may outlive a node: the values that it holds for others.
+
+    Read once when the node starts; `put` never waits, so an implementation on a disk writes behind the scenes.
+    """
+
+    def items(self, table: str) -> list[tuple[bytes, bytes]]:
+        """Everything in a table, in the order in which the keys first came."""
+        ...
+
+    def put(self, table: str, key: bytes, value: bytes | None) -> None:
+        """Keep ``value`` under ``key`` instead of what was there; None removes it."""
+        ...
+
+
 class DatagramNetwork(Protocol):
-    """Where sockets, names and the wall clock come from."""
+    """Where sockets, names, storage and the wall clock come from."""
 
     async def bind(self, address: Address) -> DatagramSocket:
         """Open a socket; port 0 takes a free one.
@@ -105,6 +121,10 @@ class DatagramNetwork(Protocol):
 
     def wall_clock_ms(self) -> int:
         """Unix time in milliseconds."""
+        ...
+
+    async def open_storage(self, name: str) -> Storage:
+        """Open what a node of this name kept when it last ran on this machine; empty the first time."""
         ...
 
 

@@ -14,6 +14,7 @@ from typing import Final
 
 import trio
 
+from macula_trio._store.memory import MemoryStorage
 from macula_trio._util import Address, format_endpoint, is_numeric
 
 BUFFER_BYTES: Final = 4 * 1024 * 1024  # asked for; a burst of a whole congestion window must fit
@@ -147,3 +148,8 @@ class UdpNetwork:
     def wall_clock_ms(self) -> int:
         """Unix time in milliseconds."""
         return time.time_ns() // 1_000_000
+
+    async def open_storage(self, name: str) -> MemoryStorage:
+        """In memory: nothing outlives the process yet."""
+        await trio.lowlevel.checkpoint()
+        return MemoryStorage()

@@ -13,6 +13,7 @@ from typing import Final
 
 import trio
 
+from macula_trio._store.memory import MemoryStorage
 from macula_trio._util import PORT_MAX, Address, format_endpoint, is_numeric, is_unspecified
 
 EPOCH_MS: Final = 1_735_689_600_000  # 2025-01-01T00:00:00Z: inside every certificate that tests make
@@ -160,6 +161,11 @@ class SimNetwork:
     def wall_clock_ms(self) -> int:
         """A fixed epoch plus virtual time."""
         return EPOCH_MS + round(trio.current_time() * 1000)
+
+    async def open_storage(self, name: str) -> MemoryStorage:
+        """A new one each time: machines that keep something are `host`s."""
+        await trio.lowlevel.checkpoint()
+        return MemoryStorage()
 
     def _free_port(self, host: str) -> int:
         for _ in range(FIRST_FREE_PORT, PORT_MAX + 1):

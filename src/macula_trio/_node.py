@@ -37,7 +37,7 @@ from macula_trio._util import Address, format_endpoint, is_unspecified, parse_bo
 from macula_trio._views import EventStream, NodeStatistics, PeerInfo
 from macula_trio._wire.codec import encode_frame
 from macula_trio._wire.frame import MessageType
-from macula_trio.abc import DatagramNetwork
+from macula_trio.abc import DatagramNetwork, Storage
 from macula_trio.errors import PeerUnavailable
 
 logger = logging.getLogger("macula_trio")
@@ -55,6 +55,7 @@ class Node:
         config: NodeConfig,
         credentials: Credentials,
         network: DatagramNetwork,
+        storage: Storage,
         endpoint: str,
     ) -> None:
         chance = random.Random(os.urandom(32))
@@ -91,6 +92,7 @@ class Node:
                 query_deadline_s=config.query_deadline_s,
                 value_ttl_s=config.value_ttl_s,
             ),
+            storage=storage,
         )
         self._registry.on_opened(self._dht.link_opened)
         self._registry.on_closed(self._dht.link_closed)
@@ -416,11 +418,12 @@ async def open_node(
     host, port = parse_endpoint(config.listen, port_min=0)
     host = await network.resolve(host)
     route = await _first_bootstrap(network, config.bootstrap, like=host)
+    storage = await network.open_storage(credentials.node_id.hex())
     socket = await network.bind((host, port))
     body_error: BaseException | None = None
     failure: BaseException | None = None
     try:
-        node = Node(config, credentials, network, _own_endpoint(config, network, socket.address, route))
+        node = Node(config, credentials, network, storage, _own_endpoint(config, network, socket.address, route))
         node._quic = quic = QuicEndpoint(
             socket,
             credentials,

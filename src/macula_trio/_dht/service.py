@@ -15,6 +15,7 @@ import trio
 from macula_trio._background import Background
 from macula_trio._dht.advertiser import Advertiser
 from macula_trio._dht.client import QUERY_ERRORS, VALUES_PER_REPLY, Bootstrap, DhtClient, DhtSettings
+from macula_trio._dht.kept import keeper, kept
 from macula_trio._dht.storage import ValueStore
 from macula_trio._dht.table import K, RoutingTable, id_in_bucket
 from macula_trio._events import EventBus
@@ -24,7 +25,7 @@ from macula_trio._ids import ID_BYTES, Contact, NodeId, distance
 from macula_trio._peer.handshake import LEAF
 from macula_trio._util import format_endpoint, numeric_endpoint
 from macula_trio._wire import messages as wire
-from macula_trio.abc import Link, LinkTransport
+from macula_trio.abc import Link, LinkTransport, Storage
 from macula_trio.errors import MeshError, OwnIdentity, PeerUnavailable, RemoteProtocolError, TrustError
 
 CHECKS_MAX: Final = 32  # nodes whose endpoint is being dialed, or whose life is doubted, at once
@@ -73,6 +74,7 @@ class DhtService:
       random_fraction: a random number in [0, 1), for jitter.
       resolve: gives the numeric form of an endpoint that names its host; raises `OSError`.
       settings: see `DhtSettings`.
+      storage: keeps the values that we hold over a restart.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class DhtService:
         random_fraction: Callable[[], float],
         resolve: Callable[[str], Awaitable[str]],
         settings: DhtSettings,
+        storage: Storage,
     ) -> None:
         self._resolve = resolve
         self._own = credentials.node_id
@@ -96,7 +99,9 @@ class DhtService:
         self._random_fraction = random_fraction
         self._settings = settings
         self._table = RoutingTable(self._own)
-        self._values = ValueStore[Record]()
+        self._values = ValueStore[Record](keeper(storage))
+        for record in kept(storage, realm=settings.realm):
+            self._values.put(record, wall_clock_ms())
         self._bootstraps = [entry for entry in settings.bootstraps if entry.endpoint != settings.endpoint]
         self._checking: dict[NodeId, None] = {}
         self._joined = trio.Event()

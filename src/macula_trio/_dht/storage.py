@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from operator import itemgetter
 from typing import Final, Generic, Literal, Protocol, TypeAlias, TypeVar
@@ -141,9 +141,14 @@ class _Shelf(Generic[AnyStored]):
 
 
 class ValueStore(Generic[AnyStored]):
-    """Values by key, owner and kind, within fixed bounds."""
+    """Values by key, owner and kind, within fixed bounds.
 
-    def __init__(self) -> None:
+    Args:
+      on_change: told the key, the slot and the value that is held there from now on; None when there is none any more.
+    """
+
+    def __init__(self, on_change: Callable[[bytes, Slot, AnyStored | None], None] | None = None) -> None:
+        self._on_change = on_change
         self._shelves: dict[bytes, _Shelf[AnyStored]] = {}
         self._slots_of: Counter[NodeId] = Counter()
         self._bytes = 0
@@ -263,6 +268,8 @@ class ValueStore(Generic[AnyStored]):
         shelf.held[slot] = held
         self._bytes += held.cost
         heapq.heappush(self._heap, (held.expires_ms, key, slot))
+        if self._on_change is not None:
+            self._on_change(key, slot, held.value)
         # An owner may send a new version every moment; each leaves an entry behind.
         if len(self._heap) > 2 * self._count + _HEAP_SLACK:
             self._heap = [
@@ -288,3 +295,5 @@ class ValueStore(Generic[AnyStored]):
         self._slots_of[slot[0]] -= 1
         if not self._slots_of[slot[0]]:
             del self._slots_of[slot[0]]
+        if self._on_change is not None:
+            self._on_change(key, slot, None)

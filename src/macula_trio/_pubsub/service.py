@@ -97,10 +97,16 @@ class SubscriptionStatistics:
 
 
 class Subscription:
-    """Messages of one topic, in the order of arrival.  An async iterator; made by `Node.subscribe`."""
+    """Messages of one topic, in the order of arrival.  An async iterator; made by `Node.subscribe`.
 
-    def __init__(self, topic: str, buffer: int) -> None:
+    Attributes:
+      topic: as given to `Node.subscribe`.
+      number: counts the subscriptions of this node, from 1; tells them apart in events.
+    """
+
+    def __init__(self, topic: str, buffer: int, *, number: int) -> None:
         self.topic = topic
+        self.number = number
         self._send, self._receive = trio.open_memory_channel[Message](buffer)
         self._received = self._dropped = 0
 
@@ -174,7 +180,7 @@ class PubSubService:
         self._events = events
         self._buffer = buffer
         self._message_prefix = random_bytes(8)
-        self._published = 0
+        self._published = self._subscribed = 0
         self._sequences: dict[NodeId, int] = {}
         self._subscriptions: dict[str, dict[Subscription, None]] = {}
         self._cache: dict[str, _CachedSubscribers] = {}
@@ -189,7 +195,8 @@ class PubSubService:
         validate_name(topic, what="topic")
         if buffer is not None and buffer < 1:
             raise ValueError(f"buffer: {buffer!r} messages is too few; at least one must fit")
-        subscription = Subscription(topic, self._buffer if buffer is None else buffer)
+        self._subscribed += 1
+        subscription = Subscription(topic, self._buffer if buffer is None else buffer, number=self._subscribed)
         self._subscriptions.setdefault(topic, {})[subscription] = None
         try:
             async with self._directory.advertised(dht_key(topic), "subscriber", {}):
@@ -238,14 +245,15 @@ class PubSubService:
                     headers=MappingProxyType(message.headers or {}),
                 )
             )
-            outcome = Outcome.DELIVERED if fits and outcome is not Outcome.DROPPED else Outcome.DROPPED
-        if outcome is not None:
             self._events.emit(
                 "pubsub.delivered",
                 topic=message.topic,
+                message_id=message.message_id.hex(),
+                subscription=subscription.number,
                 publisher=None if publisher is None else publisher.hex(),
-                outcome=outcome.value,
+                outcome=(Outcome.DELIVERED if fits else Outcome.DROPPED).value,
             )
+            outcome = Outcome.DELIVERED if fits and outcome is not Outcome.DROPPED else Outcome.DROPPED
         return outcome
 
     # -- the publisher --------------------------------------------------------------------------------------------
@@ -277,6 +285,7 @@ class PubSubService:
         self._events.emit(
             "pubsub.published",
             topic=topic,
+            message_id=message.message_id.hex(),
             targets=[node_id.hex() for node_id in outcomes],
             hops=1,
             seconds=round(trio.current_time() - started, 6),

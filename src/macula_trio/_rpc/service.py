@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import attrs
@@ -24,7 +25,7 @@ from macula_trio._rpc.errors_map import was_not_started
 from macula_trio._rpc.offer import Call, Handler, Offer
 from macula_trio._rpc.replies import answer_type, error_reply, rejection_reply, reply_size
 from macula_trio._rpc.selection import Selector
-from macula_trio._util import validate_headers, validate_name
+from macula_trio._util import clip, validate_headers, validate_name
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import (
     CONTENT_JSON,
@@ -201,6 +202,7 @@ class RpcService:
         self._events.emit(
             "rpc.served",
             procedure=call.procedure,
+            call_id=call.call_id.hex(),
             caller=None if caller is None else caller.hex(),
             outcome="cancelled" if reply is None else "ok" if reply.error is None else reply.error.code,
             seconds=round(trio.current_time() - started, 6),
@@ -286,18 +288,31 @@ class RpcService:
     ) -> object:
         """Call a procedure somewhere in the mesh; see `Node.call`."""
         validate_name(procedure, what="procedure")
-        if trio.current_effective_deadline() < math.inf:
-            return await self._call(procedure, args, headers=headers, select=select, idempotent=idempotent)
-        timeout_s = self._settings.timeout_default_s
-        with trio.move_on_after(timeout_s):
-            return await self._call(procedure, args, headers=headers, select=select, idempotent=idempotent)
-        raise CallTimeout(f"{procedure}: no reply within {timeout_s:g} s")
+        call_id = self._random_bytes(CALL_ID_BYTES)
+        call = partial(self._call, procedure, call_id, args, headers=headers, select=select, idempotent=idempotent)
+        try:
+            if trio.current_effective_deadline() < math.inf:
+                return await call()
+            timeout_s = self._settings.timeout_default_s
+            with trio.move_on_after(timeout_s):
+                return await call()
+            raise CallTimeout(f"{procedure}: no reply within {timeout_s:g} s")
+        except MeshError as exc:
+            reason = f"{type(exc).__name__}: {clip(str(exc))}"
+            self._events.emit("rpc.failed", procedure=procedure, call_id=call_id.hex(), reason=reason)
+            raise
 
     async def _call(
-        self, procedure: str, args: object, *, headers: Mapping[str, str] | None, select: str, idempotent: bool
+        self,
+        procedure: str,
+        call_id: bytes,
+        args: object,
+        *,
+        headers: Mapping[str, str] | None,
+        select: str,
+        idempotent: bool,
     ) -> object:
         started = trio.current_time()
-        call_id = self._random_bytes(CALL_ID_BYTES)
         failure: MeshError = NoProviders(procedure)
         tried: dict[Contact, None] = {}
         # Twice: whom we remembered, and when none of those could start the call, whom the DHT names now.
@@ -322,6 +337,7 @@ class RpcService:
                 self._events.emit(
                     "rpc.called",
                     procedure=procedure,
+                    call_id=call_id.hex(),
                     provider=contact.node_id.hex(),
                     hops=1,
                     seconds=round(trio.current_time() - started, 6),

@@ -1,0 +1,53 @@
+"""What a replica keeps over a restart: the values that it holds, as the STORE frames by which they came.
+
+A value is signed by its owner, so what comes back from a disk is checked like what comes from a peer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from macula_trio._dht.storage import Slot
+from macula_trio._identity.record import Record, read_record
+from macula_trio._wire import messages as wire
+from macula_trio._wire.codec import decode_frame, decode_message, encode_message
+from macula_trio._wire.frame import Frame
+from macula_trio.abc import Storage
+from macula_trio.errors import RemoteProtocolError, TrustError
+
+logger = logging.getLogger("macula_trio.dht")
+
+TABLE: Final = "values"
+
+
+def keeper(storage: Storage) -> Callable[[bytes, Slot, Record | None], None]:
+    """What a `ValueStore` tells of its changes, written down."""
+    return partial(_keep, storage)
+
+
+def _keep(storage: Storage, key: bytes, slot: Slot, record: Record | None) -> None:
+    owner, kind = slot
+    frame = None if record is None else encode_message(wire.Store(key=key, value=record.to_value()))
+    storage.put(TABLE, key + owner + kind.encode(), frame)
+
+
+def kept(storage: Storage, *, realm: str) -> list[Record]:
+    """The values that a storage holds; what cannot be read is dropped from it, and told in the log."""
+    records: list[Record] = []
+    for name, frame in storage.items(TABLE):
+        try:
+            records.append(_read(frame, realm))
+        except (RemoteProtocolError, TrustError) as exc:
+            logger.warning("dropped a stored value that cannot be read: %s", exc)
+            storage.put(TABLE, name, None)
+    return records
+
+
+def _read(data: bytes, realm: str) -> Record:
+    message = decode_message(Frame(*decode_frame(data)))
+    if not isinstance(message, wire.Store):
+        raise TrustError("not a STORE frame")
+    return read_record(message.value, realm=realm, key=message.key)

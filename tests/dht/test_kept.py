@@ -1,0 +1,67 @@
+"""What a replica keeps over a restart, and that it believes a disk as little as a peer."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from macula_trio import Identity
+from macula_trio._dht.kept import TABLE, keeper, kept
+from macula_trio._dht.storage import ValueStore
+from macula_trio._identity.record import Record, sign_record
+from macula_trio._store.memory import MemoryStorage
+
+KEY = bytes(range(32))
+OWNER = Identity.from_seed(bytes(32))
+
+
+def record(
+    *, seq: int = 1, expires_ms: int = 2000, endpoint: str | None = "10.0.0.1:9443", realm: str = "a.b"
+) -> Record:
+    """A value of the owner's; without an endpoint its tombstone."""
+    return sign_record(
+        OWNER, realm=realm, key=KEY, kind="service", endpoint=endpoint, metadata={}, seq=seq, expires_ms=expires_ms
+    )
+
+
+def test_a_store_is_what_it_was_before_the_restart() -> None:
+    storage = MemoryStorage()
+    store = ValueStore[Record](keeper(storage))
+    store.put(record(seq=1), 0)
+    store.put(record(seq=2), 0)
+    assert kept(storage, realm="a.b") == [record(seq=2)]
+    store.put(record(seq=3, endpoint=None), 0)
+    assert kept(storage, realm="a.b") == [record(seq=3, endpoint=None)]
+
+
+def test_what_was_refused_or_has_expired_is_not_kept() -> None:
+    storage = MemoryStorage()
+    store = ValueStore[Record](keeper(storage))
+    store.put(record(seq=2), 0)
+    store.put(record(seq=1), 0)  # stale
+    assert [value.seq for value in kept(storage, realm="a.b")] == [2]
+    store.expire(2000)
+    assert kept(storage, realm="a.b") == []
+    assert storage.items(TABLE) == []
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage", bytes([1, 2, 0, 0, 0, 0, 0, 0])])
+def test_what_cannot_be_read_is_dropped_and_told(damage: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    storage = MemoryStorage()
+    ValueStore[Record](keeper(storage)).put(record(), 0)
+    storage.put(TABLE, b"damaged", damage)
+    with caplog.at_level(logging.WARNING, "macula_trio.dht"):
+        assert kept(storage, realm="a.b") == [record()]
+    assert len(caplog.records) == 1
+    assert len(storage.items(TABLE)) == 1
+
+
+def test_a_value_signed_for_another_realm_or_changed_on_the_disk_is_dropped() -> None:
+    storage = MemoryStorage()
+    ValueStore[Record](keeper(storage)).put(record(realm="c.d"), 0)
+    assert kept(storage, realm="a.b") == []
+    ValueStore[Record](keeper(storage)).put(record(), 0)
+    ((name, frame),) = storage.items(TABLE)
+    storage.put(TABLE, name, frame.replace(b"10.0.0.1", b"10.6.6.6"))
+    assert kept(storage, realm="a.b") == []

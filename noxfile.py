@@ -17,6 +17,10 @@ import nox
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
+SCENARIOS = ROOT / "scenarios"
+SCENARIO_NAMES = sorted(path.stem for path in SCENARIOS.glob("*.py"))
+# Too long for every day; `nox -s scenarios_all` has them.
+LONG_SCENARIOS = {"store_fanout", "thousand_nodes", "thundering_join"}
 
 # flake8-async checks what ruff cannot see.
 ASYNC_RULES = ["--enable=ASYNC1,ASYNC2,ASYNC3,ASYNC9"]
@@ -74,6 +78,18 @@ def install_wheel(session: nox.Session, *requirements: str) -> None:
     session.install("--force-reinstall", "--no-deps", str(wheel))
 
 
+def install_locked(session: nox.Session) -> None:
+    """Install the package with the very versions that the golden traces were made with."""
+    install_wheel(session, "-c", str(SCENARIOS / "constraints.txt"))
+
+
+def replay(session: nox.Session, *names: str) -> None:
+    """Replay scenarios under two hash seeds each; both must give the committed trace."""
+    for name in session.posargs or names:
+        path, golden = SCENARIOS / f"{name}.py", SCENARIOS / "golden" / f"{name}.jsonl"
+        session.run("macula-trio", "replay", str(path), "--against", str(golden), "--hash-seeds", "1:3")
+
+
 def run_pytest(session: nox.Session, *launcher: str) -> None:
     """Run the tests from an empty directory, so that only the installed package can be imported."""
     pytest = ["-m", "pytest", "-c", str(ROOT / "pyproject.toml")]
@@ -89,6 +105,29 @@ def tests(session: nox.Session) -> None:
     """Run the tests against the wheel, on every supported interpreter that is here."""
     install_wheel(session, *group("test"))
     run_pytest(session, "python")
+
+
+@nox.session
+def scenarios(session: nox.Session) -> None:
+    """Replay the everyday scenarios against their golden traces; `-- NAME...` takes others."""
+    install_locked(session)
+    replay(session, *sorted(set(SCENARIO_NAMES) - LONG_SCENARIOS))
+
+
+@nox.session(python=PYTHONS)
+def scenarios_all(session: nox.Session) -> None:
+    """Replay all scenarios, on every supported interpreter that is here."""
+    install_locked(session)
+    replay(session, *SCENARIO_NAMES)
+
+
+@nox.session
+def golden(session: nox.Session) -> None:
+    """Write the golden traces anew: what a change did to them is then seen in the diff."""
+    install_locked(session)
+    for name in session.posargs or SCENARIO_NAMES:
+        path, golden = SCENARIOS / f"{name}.py", SCENARIOS / "golden" / f"{name}.jsonl"
+        session.run("macula-trio", "replay", str(path), "--trace", str(golden))
 
 
 @nox.session

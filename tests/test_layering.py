@@ -84,7 +84,8 @@ BROAD_EXCEPT_IN: Final = {
     "BaseException": ("_cli/*", "_net/quic.py", "_node.py", "_rpc/service.py"),
 }
 THREADS_IN: Final = ("_store/sqlite.py",)  # SQLite blocks
-FACES: Final = {"__init__.py", "wire.py"}
+FACES: Final = {"__init__.py", "_public.py", "testing/__init__.py", "testing/_public.py", "wire.py"}
+LAZY: Final = {"__dir__", "__getattr__"}  # what a face that loads late consists of
 
 
 def _listed(module: str, patterns: Iterable[str]) -> bool:
@@ -244,8 +245,22 @@ def _face_problems(module: str, tree: ast.Module) -> Iterator[str]:
         yield from (f"{node.lineno}: {module} must be empty apart from its docstring" for node in body)
     elif module in FACES:
         for node in body:
-            if not isinstance(node, (ast.Import, ast.ImportFrom)) and not _binds_dunder(node):
+            if not (_imports(node) or _binds_dunder(node) or _loads_late(node)):
                 yield f"{node.lineno}: a public face only re-exports"
+
+
+def _imports(node: ast.stmt) -> bool:
+    return isinstance(node, (ast.Import, ast.ImportFrom))
+
+
+def _loads_late(node: ast.stmt) -> bool:
+    """``if TYPE_CHECKING:`` with imports, ``else:`` with the functions of PEP 562."""
+    return (
+        isinstance(node, ast.If)
+        and ast.unparse(node.test) == "TYPE_CHECKING"
+        and all(_imports(child) for child in node.body)
+        and all(isinstance(child, ast.FunctionDef) and child.name in LAZY for child in node.orelse)
+    )
 
 
 def _binds_dunder(node: ast.stmt) -> bool:
@@ -327,6 +342,14 @@ PLANTED: Final = [
     ("_cli/__init__.py", "from macula_trio._cli.main import main", "must be empty"),
     ("wire.py", "def encode_frame():\n    pass", "only re-exports"),
     ("__init__.py", "DEFAULT = 1", "only re-exports"),
+    ("__init__.py", "if TYPE_CHECKING:\n    DEFAULT = 1", "only re-exports"),
+    ("__init__.py", "if TYPE_CHECKING:\n    import trio\nelse:\n    def work(): pass", "only re-exports"),
+    ("__init__.py", "if DEBUG:\n    import trio", "only re-exports"),
+    ("__init__.py", "def __getattr__(name): pass", "only re-exports"),  # type checkers would believe in any name
+    ("_public.py", "DEFAULT = 1", "only re-exports"),
+    ("testing/__init__.py", "DEFAULT = 1", "only re-exports"),
+    ("testing/_public.py", "def open_mesh(): pass", "only re-exports"),
+    ("_node.py", "from macula_trio._public import Node", "L5 must not import _public.py"),
 ]
 
 # The same things where they are right.
@@ -346,6 +369,7 @@ ALLOWED: Final = [
     ("_dht/service.py", "import macula_trio._ids\nmacula_trio._ids.NodeId"),
     ("_dht/service.py", "from macula_trio._dht.lookup import Lookup\nfrom macula_trio import _ids"),
     ("_wire/codec.py", "import datetime as dt\ndt.datetime(2020, 1, 1, tzinfo=dt.UTC)"),
+    ("__init__.py", "if TYPE_CHECKING:\n    import trio\nelse:\n    def __getattr__(name):\n        import trio"),
     ("__init__.py", "from macula_trio._node import Node as Node\n__all__ = ['Node']\n__version__: str = version('x')"),
 ]
 

@@ -2,45 +2,31 @@
 
 `open_node` is where to begin.  Every name here is public and fixed by the design; `macula_trio.wire` is for people who
 write another peer, `macula_trio.testing` for those who test applications.
+
+The names are loaded when the first of them is asked for (PEP 562): pytest imports this package in every run, for the
+sake of the plugin in it, and must not meet Trio and OpenSSL each time.
 """
 
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING
 
-from macula_trio._config import NodeConfig as NodeConfig
-from macula_trio._config import Trust as Trust
-from macula_trio._dht.client import StoreReport as StoreReport
-from macula_trio._events import Event as Event
-from macula_trio._identity.files import Identity as Identity
-from macula_trio._identity.record import Record as Record
-from macula_trio._ids import Contact as Contact
-from macula_trio._ids import NodeId as NodeId
-from macula_trio._ids import dht_key as dht_key
-from macula_trio._node import Node as Node
-from macula_trio._node import open_node as open_node
-from macula_trio._node import send_message as send_message
-from macula_trio._pubsub.service import Message as Message
-from macula_trio._pubsub.service import Outcome as Outcome
-from macula_trio._pubsub.service import PublishReport as PublishReport
-from macula_trio._pubsub.service import Subscription as Subscription
-from macula_trio._pubsub.service import SubscriptionStatistics as SubscriptionStatistics
-from macula_trio._rpc.offer import Call as Call
-from macula_trio._rpc.offer import Handler as Handler
-from macula_trio._views import EventStream as EventStream
-from macula_trio._views import NodeStatistics as NodeStatistics
-from macula_trio._views import PeerInfo as PeerInfo
-from macula_trio.errors import AlreadyAdvertised as AlreadyAdvertised
-from macula_trio.errors import CallTimeout as CallTimeout
-from macula_trio.errors import IdentityFileError as IdentityFileError
-from macula_trio.errors import LocalProtocolError as LocalProtocolError
-from macula_trio.errors import MeshError as MeshError
-from macula_trio.errors import NoProviders as NoProviders
-from macula_trio.errors import PayloadTooLarge as PayloadTooLarge
-from macula_trio.errors import PeerUnavailable as PeerUnavailable
-from macula_trio.errors import QuorumNotReached as QuorumNotReached
-from macula_trio.errors import RealmMismatch as RealmMismatch
-from macula_trio.errors import Reject as Reject
-from macula_trio.errors import RemoteCallError as RemoteCallError
-from macula_trio.errors import RemoteProtocolError as RemoteProtocolError
-from macula_trio.errors import TrustError as TrustError
+if TYPE_CHECKING:
+    from macula_trio._public import *
+else:  # hidden from type checkers, who would take it for a promise of any name
+
+    def __getattr__(name: str) -> object:
+        # What asks every module for odd names, such as pytest and inspect, must not load everything.
+        if not name.startswith("_") or name == "__all__":
+            import macula_trio._public as public
+
+            globals().update({public_name: vars(public)[public_name] for public_name in ("__all__", *public.__all__)})
+        try:
+            return globals()[name]
+        except KeyError:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+
+    def __dir__() -> list[str]:
+        return sorted({*__getattr__("__all__"), *globals()})
+
 
 __version__ = _version("macula-trio")

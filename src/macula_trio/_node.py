@@ -19,7 +19,7 @@ from macula_trio._background import open_service_nursery, prefer_body_error
 from macula_trio._config import NodeConfig, Role, Trust
 from macula_trio._dht.client import Bootstrap, DhtSettings, StoreReport
 from macula_trio._dht.service import DhtService
-from macula_trio._events import EventBus
+from macula_trio._events import EventBus, Listener
 from macula_trio._identity.files import Identity
 from macula_trio._identity.keys import Credentials
 from macula_trio._identity.record import Kind, Record
@@ -393,7 +393,11 @@ class Node:
 
 @asynccontextmanager
 async def open_node(
-    config: NodeConfig, *, identity: Identity | None = None, network: DatagramNetwork | None = None
+    config: NodeConfig,
+    *,
+    identity: Identity | None = None,
+    network: DatagramNetwork | None = None,
+    listener: Listener | None = None,
 ) -> AsyncGenerator[Node, None]:
     """Be a member of the mesh for the length of the block.
 
@@ -405,6 +409,8 @@ async def open_node(
       config: how to behave.
       identity: who we are; a new one by default.
       network: real UDP by default.
+      listener: told of every event from the very beginning, where `Node.events` begins when it is asked; is called in
+        the midst of things, so it must neither block nor raise.
 
     Raises:
       OSError: the listen address is in use or not ours, or a bootstrap name does not resolve.
@@ -424,6 +430,8 @@ async def open_node(
     failure: BaseException | None = None
     try:
         node = Node(config, credentials, network, storage, _own_endpoint(config, network, socket.address, route))
+        if listener is not None:
+            node._events.listen(listener)
         node._quic = quic = QuicEndpoint(
             socket,
             credentials,

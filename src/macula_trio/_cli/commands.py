@@ -26,7 +26,9 @@ from macula_trio._cli.options import (
     wrong_usage,
 )
 from macula_trio._cli.output import ID_DIGITS, count, json_text, milliseconds, note, print_json, print_table, say
+from macula_trio._cli.replay import replay
 from macula_trio._cli.runner import open_client, open_member, resolve, run
+from macula_trio._cli.sweep import sweep
 from macula_trio._config import ROLES, Role
 from macula_trio._util import Address, format_endpoint
 
@@ -46,6 +48,8 @@ def cli() -> None:
 
 cli.add_command(demo)
 cli.add_command(dht)
+cli.add_command(replay)
+cli.add_command(sweep)
 
 
 @cli.command()

@@ -81,6 +81,8 @@ class UdpSocket:
         Raises:
           trio.ClosedResourceError: somebody closed the socket.
         """
+        if self._closed:
+            raise trio.ClosedResourceError("socket was closed")
         await trio.lowlevel.wait_readable(self._socket)
 
     def close(self) -> None:

@@ -1,158 +1,298 @@
-"""A datagram network in memory, on Trio's clock: the seam under the real QUIC (DESIGN section 11).
+"""A datagram network in memory, on Trio's clock, with faults: the seam under the real QUIC (DESIGN section 11).
 
-Without faults for now: every datagram to a bound address arrives after `SimNetwork.latency_s`, in order.  There is
-no task: the receiver's own `SimSocket.wait_readable` waits until the next datagram is due.
+Unless it is told otherwise, every datagram to a bound address arrives after the same time, in order.  This file knows
+hosts, names and who is told of faults; `_carrier.py` moves the datagrams, `_faults.py` decides what becomes of them.
 """
 
 from __future__ import annotations
 
-import heapq
+import errno
+import ipaddress
 from collections.abc import Callable, Iterable, Mapping
-from math import inf
-from typing import Final
+from typing import Final, TypeAlias
 
 import trio
 
+from macula_trio._events import Fact
 from macula_trio._store.memory import MemoryStorage
 from macula_trio._util import PORT_MAX, Address, format_endpoint, is_numeric, is_unspecified
+from macula_trio.abc import DatagramNetwork, Storage
+from macula_trio.testing._carrier import Carrier, SimStatistics, Tap
+from macula_trio.testing._faults import Conditions, LinkModel, host_names, model_facts
+from macula_trio.testing._sockets import BATCH_MAX, INBOX_MAX, SimSocket
+
+__all__ = ["BATCH_MAX", "EPOCH_MS", "INBOX_MAX", "LinkModel", "SimHost", "SimNetwork", "SimSocket", "SimStatistics"]
 
 EPOCH_MS: Final = 1_735_689_600_000  # 2025-01-01T00:00:00Z: inside every certificate that tests make
-BATCH_MAX: Final = 64
-INBOX_MAX: Final = 16_384  # datagrams; a socket's buffer is bounded too, and what exceeds it is lost
 FIRST_FREE_PORT: Final = 49_152
-DATAGRAM_BYTES_MAX: Final = 65_507
+FIRST_FREE_HOST: Final = (10 << 24) + (64 << 16) + 1  # 10.64.0.1; lower ones are left to those who choose themselves
+LAST_FREE_HOST: Final = (10 << 24) + (254 << 16)  # 10.255.x.y are those of sockets bound to a wildcard
+
+FaultListener: TypeAlias = Callable[[str, Mapping[str, Fact]], None]
 
 
-class SimSocket:
-    """A bound socket of a `SimNetwork`."""
+class SimHost:
+    """One machine of a `SimNetwork`, and the `macula_trio.abc.DatagramNetwork` of what runs on it.
 
-    def __init__(self, network: SimNetwork, address: Address) -> None:
+    Made by `SimNetwork.host`.
+    """
+
+    def __init__(self, network: SimNetwork, name: str, address: str) -> None:
         self._network = network
+        self._name = name
         self._address = address
-        self._inbox: list[tuple[float, int, bytes, Address]] = []
-        self._arrival = trio.Event()
-        self._closed = False
-        self._lost = 0
+        self._is_up = True
+        self._boots = 0
+        self._clock_skew_ms = 0
+        self._storages: dict[str, MemoryStorage] = {}
 
     @property
-    def address(self) -> Address:
-        """Where it is bound."""
+    def name(self) -> str:
+        """Under which faults know it, and others find it."""
+        return self._name
+
+    @property
+    def address(self) -> str:
+        """Numeric, without a port."""
         return self._address
 
     @property
-    def datagrams_lost(self) -> int:
-        """Datagrams that nobody was there to take."""
-        return self._lost
+    def is_up(self) -> bool:
+        """False from `crash` to `restart`."""
+        return self._is_up
 
     @property
-    def large_datagrams(self) -> bool:
-        """No: links of a simulated network have an ordinary MTU."""
-        return False
+    def sockets(self) -> list[SimSocket]:
+        """Those that are open, in the order of binding."""
+        return [socket for (host, _), socket in self._network._carrier.sockets.items() if host == self._address]
 
-    def recv_batch(self) -> list[tuple[bytes, Address]]:
-        """Take what has arrived by now, at most 64."""
-        now = trio.current_time()
-        batch: list[tuple[bytes, Address]] = []
-        while self._inbox and self._inbox[0][0] <= now and len(batch) < BATCH_MAX:
-            _, _, data, source = heapq.heappop(self._inbox)
-            batch.append((data, source))
-        return batch
+    @property
+    def clock_skew_ms(self) -> int:
+        """How much its wall clock is ahead of the right time."""
+        return self._clock_skew_ms
 
-    def send_batch(self, datagrams: Iterable[tuple[bytes, Address]]) -> None:
-        """Hand over to the network."""
-        for data, target in datagrams:
-            if self._closed or not self._network._carry(self._address, target, data):
-                self._lost += 1
+    @clock_skew_ms.setter
+    def clock_skew_ms(self, skew_ms: int) -> None:
+        self._clock_skew_ms = skew_ms
+        self._network._tell("fault.skew", host=self._name, skew_ms=skew_ms)
 
-    async def wait_readable(self) -> None:
-        """Wait until a datagram is due.
+    # -- what runs on it sees -------------------------------------------------------------------------------------
+
+    async def bind(self, address: Address) -> SimSocket:
+        """Open a socket on the host's address, which ``0.0.0.0`` stands for too.
 
         Raises:
-          trio.ClosedResourceError: somebody closed the socket.
+          OSError: the address is in use or not ours, or the host is down.
         """
         await trio.lowlevel.checkpoint()
-        while not self._closed:
-            due = self._inbox[0][0] if self._inbox else inf
-            if due <= trio.current_time():
-                return
-            self._arrival = trio.Event()
-            with trio.move_on_at(due):
-                await self._arrival.wait()
-        raise trio.ClosedResourceError("socket was closed")
+        host, port = address
+        if is_unspecified(host):
+            host = self._address
+        if host != self._address:
+            raise OSError(errno.EADDRNOTAVAIL, f"cannot listen on {format_endpoint(address)}: not {self._name}'s")
+        return self._open(port)
 
-    def close(self) -> None:
-        """Give the address back; datagrams under way to it are lost."""
-        if not self._closed:
-            self._closed = True
-            self._network._unbind(self._address)
-            self._arrival.set()
+    async def resolve(self, host: str, *, like: str | None = None) -> str:
+        """Look the name up in the network.
 
-    def _arrive(self, due: float, sequence: int, data: bytes, source: Address) -> bool:
-        if len(self._inbox) >= INBOX_MAX:
-            return False
-        heapq.heappush(self._inbox, (due, sequence, data, source))
-        if self._inbox[0][1] == sequence:
-            self._arrival.set()
-        return True
+        Raises:
+          OSError: no such name.
+        """
+        return await self._network.resolve(host, like=like)
+
+    def source_host(self, peer: Address) -> str:
+        """Its only address."""
+        return self._address
+
+    def wall_clock_ms(self) -> int:
+        """The network's, and what this host's clock is wrong by."""
+        return self._network.wall_clock_ms() + self._clock_skew_ms
+
+    async def open_storage(self, name: str) -> Storage:
+        """What was kept on this host under this name, over restarts too.
+
+        Raises:
+          OSError: the host is down.
+        """
+        await trio.lowlevel.checkpoint()
+        if not self._is_up:
+            raise OSError(errno.EIO, f"cannot open the storage of {name}: {self._name} is down")
+        return _FencedStorage(self, self._storages.setdefault(name, MemoryStorage()))
+
+    # -- what happens to it ---------------------------------------------------------------------------------------
+
+    def crash(self) -> None:
+        """Go down without a word.
+
+        Nothing goes out of its sockets or comes in any more, and whoever waits on one simply waits on; its storage
+        ignores what it is told through handles of before.  Nothing happens when it is down.
+        """
+        if self._is_up:
+            self._end_everything()
+            self._is_up = False
+            self._network._tell("fault.crash", host=self._name)
+
+    def restart(self, *, keep_storage: bool = True) -> None:
+        """Come up as new, whether it was down or not: sockets may be bound again.
+
+        Args:
+          keep_storage: else it is lost.
+        """
+        self._end_everything()
+        self._is_up = True
+        if not keep_storage:
+            self._storages.clear()
+        self._network._tell("fault.restart", host=self._name, keep_storage=keep_storage)
+
+    def change_address(self, address: str) -> None:
+        """Move, as a laptop does: open sockets send from the new address, and are reached there.
+
+        Raises:
+          ValueError: not an address for one host of the same family, or another host's.
+        """
+        if address == self._address:
+            return
+        if (":" in address) != (":" in self._address):
+            raise ValueError(f"address: {address!r} is of another family than {self._address}, where sockets are open")
+        before = self._address
+        self._network._require_free(address)
+        self._network._carrier.move(before, address)
+        self._address = address
+        self._network._tell("fault.address", host=self._name, before=before, address=address)
+
+    def _open(self, port: int) -> SimSocket:
+        if not self._is_up:
+            where = format_endpoint((self._address, port))
+            raise OSError(errno.ENETDOWN, f"cannot listen on {where}: {self._name} is down")
+        return self._network._open(self._address, port)
+
+    def _end_everything(self) -> None:
+        for socket in self.sockets:
+            self._network._carrier.unbind(socket)
+            socket.die()
+        self._boots += 1  # fences the storage handles given out so far
+
+
+class _FencedStorage:
+    """A handle of one boot of a host: what a node says after its machine has crashed was never said."""
+
+    def __init__(self, host: SimHost, storage: MemoryStorage) -> None:
+        self._host = host
+        self._storage = storage
+        self._boot = host._boots
+
+    def items(self, table: str) -> list[tuple[bytes, bytes]]:
+        return self._storage.items(table)
+
+    def put(self, table: str, key: bytes, value: bytes | None) -> None:
+        if self._host._boots == self._boot:
+            self._storage.put(table, key, value)
 
 
 class SimNetwork:
     """`macula_trio.abc.DatagramNetwork` in memory.
 
+    `bind` makes a host of its own of every address, named by it, unless one was made by `host`.  Faults name hosts.
+
     Args:
-      latency_s: how long every datagram takes.
-      hosts: names and the addresses that they resolve to.
+      seed: of all chance.
+      link: the path between any two hosts; `set_link` makes exceptions.
+      latency_s: how long every datagram takes, when ``link`` is not given.
+      hosts: names and the addresses that they resolve to; the names of hosts made by `host` are known anyway.
       tap: called with (source, target, data) for every datagram that is sent, before anything happens to it; what it
         returns is carried instead (None drops it).
+
+    Attributes:
+      conditions: what the network is like now; changed here, nobody is told.
     """
 
     def __init__(
         self,
         *,
+        seed: int = 0,
+        link: LinkModel | None = None,
         latency_s: float = 0.001,
         hosts: Mapping[str, str] | None = None,
-        tap: Callable[[Address, Address, bytes], bytes | None] | None = None,
+        tap: Tap | None = None,
     ) -> None:
-        self.latency_s = latency_s
-        self._hosts = dict(hosts or {})
-        self._tap = tap
-        self._sockets: dict[Address, SimSocket] = {}
-        self._sequence = 0  # breaks ties: datagrams due at once arrive in the order of sending
+        self.conditions = Conditions(seed, link or LinkModel(latency_s=latency_s))
+        self._carrier = Carrier(self.conditions, tap)
+        self._addresses = dict(hosts or {})
+        self._hosts: dict[str, SimHost] = {}
+        self._listeners: list[FaultListener] = []
         self._next_port = FIRST_FREE_PORT
+        self._next_host = FIRST_FREE_HOST
 
     @property
     def bound(self) -> list[Address]:
         """Addresses of the sockets that are open, in the order of binding."""
-        return list(self._sockets)
+        return list(self._carrier.sockets)
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal, over when, from where, where to and how long of every datagram that was sent; not its bytes."""
+        return self._carrier.digest
+
+    def statistics(self) -> SimStatistics:
+        """Counts so far."""
+        return self._carrier.statistics()
+
+    # -- hosts ----------------------------------------------------------------------------------------------------
+
+    def host(self, name: str, address: str | None = None) -> SimHost:
+        """Get the machine of this name, or make it.
+
+        Args:
+          name: found by `resolve`, too; a numeric one is also its address.
+          address: numeric; a free one by default.
+
+        Raises:
+          ValueError: the host has another address, the address is another host's, or not one of a single host.
+        """
+        known = self._hosts.get(name)
+        if known is not None:
+            if address not in (None, known.address):
+                raise ValueError(f"address: {name} has {known.address}; move it by change_address({address!r})")
+            return known
+        if address is None:
+            address = name if is_numeric(name) else self._addresses.get(name) or self._free_host()
+        self._require_free(address)
+        self._carrier.settle(name, address)
+        host = self._hosts[name] = SimHost(self, name, address)
+        return host
 
     async def bind(self, address: Address) -> SimSocket:
         """Open a socket; ``0.0.0.0`` becomes an address of a host of its own.
 
         Raises:
-          OSError: the address is in use.
+          OSError: the address is in use or not numeric, or its host is down or has moved away.
         """
         await trio.lowlevel.checkpoint()
         host, port = address
-        if port == 0:
-            port = self._free_port(host)
-        host = _own_host(host, port)
-        if (host, port) in self._sockets:
-            raise OSError(98, f"cannot listen on {format_endpoint((host, port))}: Address already in use")
-        socket = self._sockets[host, port] = SimSocket(self, (host, port))
-        return socket
+        if is_unspecified(host):
+            port = port or self._free_port(host)
+            host = _wildcard_host(port)
+        name = self._carrier.name_at(host) or host
+        if not is_numeric(host) or self.host(name).address != host:
+            raise OSError(errno.EADDRNOTAVAIL, f"cannot listen on {format_endpoint(address)}: no host has this address")
+        return self.host(name)._open(port)
 
     async def resolve(self, host: str, *, like: str | None = None) -> str:
-        """Look the name up among ``hosts``.
+        """Look the name up among ``hosts`` and the machines.
 
         Raises:
-          OSError: no such name.
+          OSError: no such name, or none of the family of ``like``.
         """
         await trio.lowlevel.checkpoint()
         if is_numeric(host):
             return host
-        if host not in self._hosts:
+        machine = self._hosts.get(host)
+        found = self._addresses.get(host) if machine is None else machine.address
+        if found is None:
             raise OSError(-2, f"cannot find host {host!r}: not a host of this network")
-        return self._hosts[host]
+        if like is not None and (":" in like) != (":" in found):
+            raise OSError(-2, f"cannot find host {host!r}: it has no address such as {like}")
+        return found
 
     def source_host(self, peer: Address) -> str:
         """Loopback: sockets of this network are never bound to a wildcard."""
@@ -167,25 +307,87 @@ class SimNetwork:
         await trio.lowlevel.checkpoint()
         return MemoryStorage()
 
+    # -- faults ---------------------------------------------------------------------------------------------------
+
+    def set_link(self, model: LinkModel, source: str | None = None, target: str | None = None) -> None:
+        """Change the paths from one host to another; None stands for any (see `Conditions.set_model`)."""
+        self.conditions.set_model(model, source, target)
+        self._tell("fault.link", source=source, target=target, **model_facts(model))
+
+    def partition(self, side: Iterable[str], others: Iterable[str] | None = None, *, one_way: bool = False) -> None:
+        """Lose what is sent between two groups of hosts from now on (see `Conditions.partition`)."""
+        apart, rest = host_names(side), None if others is None else host_names(others)
+        self.conditions.partition(apart, rest, one_way=one_way)
+        self._tell("fault.partition", side=apart, others=rest, one_way=one_way)
+
+    def heal(self) -> None:
+        """End all partitions."""
+        if self.conditions.has_partition:
+            self.conditions.heal()
+            self._tell("fault.heal")
+
+    def clog(self, *hosts: str) -> None:
+        """Hold what is sent from and to these hosts from now on."""
+        for host in hosts:
+            self.conditions.clog(host)
+        self._tell("fault.clog", hosts=list(hosts))
+
+    def unclog(self, *hosts: str) -> None:
+        """Let what was held go on its way now, in the order of sending, unless its other end is clogged too."""
+        for host in hosts:
+            self.conditions.unclog(host)
+        self._tell("fault.unclog", hosts=list(hosts))
+        self._carrier.release()
+
+    def listen(self, listener: FaultListener) -> None:
+        """Tell ``listener`` of every later fault, such as ``"fault.crash"``; it is called at once."""
+        self._listeners.append(listener)
+
+    def unlisten(self, listener: FaultListener) -> None:
+        """Undo one `listen`."""
+        self._listeners.remove(listener)
+
+    def _tell(self, fault: str, /, **facts: Fact) -> None:
+        for listener in tuple(self._listeners):
+            listener(fault, facts)
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _open(self, host: str, port: int) -> SimSocket:
+        return self._carrier.open((host, port or self._free_port(host)))
+
     def _free_port(self, host: str) -> int:
         for _ in range(FIRST_FREE_PORT, PORT_MAX + 1):
             port = self._next_port
             self._next_port = port + 1 if port < PORT_MAX else FIRST_FREE_PORT
-            if (_own_host(host, port), port) not in self._sockets:
+            if (_wildcard_host(port) if is_unspecified(host) else host, port) not in self._carrier.sockets:
                 return port
-        raise OSError(98, f"cannot listen on {format_endpoint((host, 0))}: no port is free")
+        raise OSError(errno.EADDRINUSE, f"cannot listen on {format_endpoint((host, 0))}: no port is free")
 
-    def _unbind(self, address: Address) -> None:
-        del self._sockets[address]
+    def _free_host(self) -> str:
+        while self._next_host < LAST_FREE_HOST:
+            address = str(ipaddress.IPv4Address(self._next_host))
+            self._next_host += 1
+            if self._carrier.name_at(address) is None:
+                return address
+        raise ValueError("no address is free: give the host one")
 
-    def _carry(self, source: Address, target: Address, data: bytes) -> bool:
-        carried = data if self._tap is None else self._tap(source, target, data)
-        socket = self._sockets.get(target)
-        if carried is None or socket is None or len(carried) > DATAGRAM_BYTES_MAX:
-            return False
-        self._sequence += 1
-        return socket._arrive(trio.current_time() + self.latency_s, self._sequence, carried, source)
+    def _require_free(self, address: str) -> None:
+        if not is_numeric(address) or is_unspecified(address):
+            raise ValueError(f"address: {address!r} is not the numeric address of one host")
+        name = self._carrier.name_at(address)
+        if name is not None:
+            raise ValueError(f"address: {address} is that of {name}")
+
+    def _carry(self, source: Address, target: Address, data: bytes) -> None:
+        """Send as if from any address: what tests of forged ones do."""
+        self._carrier.carry(source, target, data, trio.current_time())
 
 
-def _own_host(host: str, port: int) -> str:
-    return f"10.255.{port >> 8}.{port & 255}" if is_unspecified(host) else host
+def _wildcard_host(port: int) -> str:
+    return f"10.255.{port >> 8}.{port & 255}"
+
+
+def _conforms(network: SimNetwork, host: SimHost, storage: _FencedStorage) -> tuple[DatagramNetwork, ...]:
+    _: Storage = storage
+    return network, host  # mypy proves it

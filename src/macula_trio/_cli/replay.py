@@ -1,0 +1,288 @@
+"""``macula-trio replay``: runs one scenario on virtual time, tells its story, and compares its trace."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import click
+
+from macula_trio import MeshError
+from macula_trio._cli.compare import first_difference, show_difference
+from macula_trio._cli.hash_seeds import replay_with_hash_seeds
+from macula_trio._cli.options import json_option
+from macula_trio._cli.output import print_json, say
+from macula_trio._cli.runner import failures, run
+from macula_trio._cli.scales import judged_by, read_numbers, read_range, replay_command, write_numbers
+from macula_trio._cli.story import clip, tell
+from macula_trio.testing._world import Scale
+
+WIDTH: Final = 80  # columns, where no terminal says otherwise
+INTERRUPTED: Final = 130
+ERROR_MAX: Final = 400  # characters of an error for people; a deadlock names every task
+
+
+@attrs.frozen(kw_only=True)
+class Run:
+    """What a replay gave.
+
+    Attributes:
+      report: as `macula-trio replay --json` writes it.
+      trace: JSON lines.
+    """
+
+    report: Mapping[str, Any]
+    trace: list[str]
+
+
+@attrs.frozen(kw_only=True)
+class Difference:
+    """Two traces, or other facts of two runs, that should be the same and are not.
+
+    Attributes:
+      kind: in the place of an error's kind.
+      error: one line.
+      lines: for people.
+    """
+
+    kind: str
+    error: str
+    lines: list[str] = attrs.field(factory=list)
+
+
+@click.command()
+@click.argument("file")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Everything follows from it.")
+@click.option("--trace", "trace_file", metavar="FILE", help="Write the whole trace there, as JSON lines.")
+@click.option("--against", metavar="FILE", help="A trace that must come out again, line by line.")
+@click.option(
+    "--hash-seeds",
+    metavar="A:B",
+    callback=judged_by(read_range),
+    help="Replay under PYTHONHASHSEED from A to B-1; all must be one.",
+)
+@click.option("--nodes", type=click.IntRange(1), help="At most so many, where the scenario lets you choose.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Go on at most so long, likewise.")
+@click.option(
+    "--skip-faults",
+    metavar="I,J,A:B",
+    callback=judged_by(read_numbers),
+    help="Leave out the faults of these numbers, from 0 on.",
+)
+@click.option("--traceback", is_flag=True, help="Where an exception came from, on stderr.")
+@json_option
+def replay(
+    *,
+    file: str,
+    seed: int,
+    trace_file: str | None,
+    against: str | None,
+    hash_seeds: range | None,
+    nodes: int | None,
+    seconds: float | None,
+    skip_faults: tuple[int, ...] | None,
+    traceback: bool,
+    as_json: bool,
+) -> int:
+    """Run the scenario of FILE and tell its story.
+
+    The same seed gives the same run, to the last packet. Fails when an invariant does not hold, the scenario raises or
+    is stuck, or a comparison that was asked for finds a difference.
+    """
+    if traceback and hash_seeds is not None:
+        raise click.UsageError("--traceback is of one run; leave out --hash-seeds")
+    scale = Scale(nodes=nodes, seconds=seconds, skip_faults=skip_faults or ())
+    golden = None if against is None else _read_trace(against)
+    if trace_file is not None:
+        _check_writable(trace_file)
+    if hash_seeds is None:
+        done, difference = _replay_here(file, seed, scale, traceback=traceback), None
+    else:
+        check_scenario(file)
+        done, difference = _replay_with(hash_seeds, file, seed, scale)
+    if trace_file is not None:
+        with failures():
+            Path(trace_file).write_text("".join(f"{line}\n" for line in done.trace), encoding="utf-8", newline="\n")
+    if golden is not None and difference is None:
+        difference = _compare(golden, done.trace, str(against))
+    done = attrs.evolve(done, report=_with_difference(done.report, difference))
+    if as_json:
+        print_json(done.report)
+    else:
+        print_story(done, scale, difference)
+        if difference is None:
+            _tell_same(against, hash_seeds)
+    if done.report["error"] is None:
+        return 0
+    if not as_json:
+        say("")
+        say(f"replay it: {replay_command(file, seed, scale)}")
+    raise click.ClickException(clip(f"{done.report['scenario']}, seed {seed}: {done.report['error']}", ERROR_MAX))
+
+
+def check_scenario(file: str) -> None:
+    """See whether a file has a scenario, before processes are started for it.
+
+    Raises:
+      click.UsageError: it has none.
+    """
+    from macula_trio.testing._scenario import ScenarioError, load_scenario  # noqa: PLC0415 - see _replay_here
+
+    try:
+        load_scenario(file)
+    except ScenarioError as exc:
+        raise click.UsageError(str(exc)) from exc
+
+
+def _replay_here(file: str, seed: int, scale: Scale, *, traceback: bool) -> Run:
+    """Run the scenario in this process.
+
+    Raises:
+      click.ClickException: the file has no scenario, or this Trio cannot be replayed.
+    """
+    # Here, because no other command needs what stands under a replay, or fails where that is not to be had.
+    from macula_trio.testing import _scenario  # noqa: PLC0415
+
+    # What aioquic thinks of a datagram that came twice or late: it is the scenario's doing.
+    logging.getLogger("quic").addHandler(logging.NullHandler())
+    started = time.perf_counter()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # what a scenario prints is not our result
+            outcome = _scenario.replay(file, seed=seed, scale=scale)
+    except _scenario.ScenarioError as exc:
+        raise click.UsageError(str(exc)) from exc
+    except MeshError as exc:
+        raise click.ClickException(str(exc)) from exc
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    if traceback and outcome.traceback:
+        click.echo(outcome.traceback, err=True, nl=False)
+    report = {
+        "scenario": outcome.name,
+        "summary": outcome.summary,
+        "seed": outcome.seed,
+        "ok": outcome.ok,
+        "trace_hash": outcome.trace_hash,
+        "schedule_hash": outcome.schedule_hash,
+        "datagram_hash": outcome.datagram_hash,
+        "lines": len(outcome.trace),
+        "virtual_s": round(outcome.virtual_s, 6),
+        "wall_s": round(time.perf_counter() - started, 3),
+        "nodes": outcome.nodes,
+        "seconds": outcome.seconds,
+        "faults": outcome.faults,
+        "invariants": dict(outcome.invariants),
+        "error_kind": outcome.error_kind,
+        "error": outcome.error,
+    }
+    return Run(report=report, trace=list(outcome.trace))
+
+
+def _replay_with(hash_seeds: range, file: str, seed: int, scale: Scale) -> tuple[Run, Difference | None]:
+    """Run the scenario in one process for each hash seed; gives the first run, and how another one differs from it."""
+    found: list[tuple[Run, Difference | None]] = []
+
+    async def work() -> int:
+        first, report, parted = await replay_with_hash_seeds(hash_seeds, file, seed, scale)
+        difference = None
+        if parted is not None:
+            names = (f"hash seed {hash_seeds[0]}", f"hash seed {parted.hash_seed}")
+            lines = (
+                [] if parted.trace is None else list(show_difference(first, parted.trace, names=names, width=_width()))
+            )
+            error = f"PYTHONHASHSEED={parted.hash_seed} gives another {parted.what} than PYTHONHASHSEED={hash_seeds[0]}"
+            difference = Difference(kind="differs:hash_seeds", error=error, lines=lines)
+        found.append((Run(report=report, trace=first), difference))
+        return 0
+
+    code = run(work)
+    if not found:
+        raise click.exceptions.Exit(code)  # interrupted
+    return found[0]
+
+
+def _compare(golden: list[str], trace: list[str], path: str) -> Difference | None:
+    at = first_difference(golden, trace)
+    if at is None:
+        return None
+    lines = list(show_difference(golden, trace, names=("golden", "now"), width=_width()))
+    return Difference(kind="differs:golden", error=f"the trace leaves {path} at line {at + 1}", lines=lines)
+
+
+def _with_difference(report: Mapping[str, Any], difference: Difference | None) -> Mapping[str, Any]:
+    """The report, with the difference for an error, unless the run failed by itself."""
+    if difference is None or report["error"] is not None:
+        return report
+    return {**report, "ok": False, "error_kind": difference.kind, "error": difference.error}
+
+
+def _read_trace(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "not a trace"
+        raise click.UsageError(f"--against {path}: {reason}") from exc
+
+
+def _check_writable(path: str) -> None:
+    """Complain before the run, not after it."""
+    if Path(path).is_dir() or not Path(path).absolute().parent.is_dir():
+        raise click.UsageError(f"--trace {path}: no file can be written there")
+
+
+# -- for people ------------------------------------------------------------------------------------------------------
+
+
+def print_story(done: Run, scale: Scale, difference: Difference | None) -> None:
+    """Write what happened, what was checked, and by what the run is known again."""
+    report, story = done.report, tell(done.trace)
+    say(f"{report['scenario']}, seed {report['seed']}", bold=True)
+    for line in textwrap.wrap(clip(report["summary"], ERROR_MAX), _width()):
+        say(line)
+    say("")
+    for text, is_fault in story.texts(_width()):
+        say(text, bold=is_fault)
+    say("")
+    for name, value in _facts(report, scale):
+        say(clip(f"{name:<11} {value}", _width()))
+    say(_told(story.told, len(done.trace)))
+    for index, (event, number) in enumerate(story.counted.items()):
+        say(clip(f"{'' if index else 'counted':<11} {number:>8,}  {event}", _width()))
+    if difference is not None and difference.lines:
+        say("")
+        for line in difference.lines:
+            say(line)
+
+
+def _tell_same(against: str | None, hash_seeds: range | None) -> None:
+    if against is not None:
+        say(f"{'against':<11} the same as {against}")
+    if hash_seeds is not None:
+        say(f"{'hash seeds':<11} {write_numbers(hash_seeds)}: the same trace, schedule and datagrams")
+
+
+def _told(told: int, lines: int) -> str:
+    return f"{'trace':<11} {lines:,} lines, of which the story tells {told:,}; --trace FILE has all"
+
+
+def _facts(report: Mapping[str, Any], scale: Scale) -> Iterator[tuple[str, str]]:
+    skipped = f", without {write_numbers(scale.skip_faults)}" if scale.skip_faults else ""
+    yield "faults", f"{report['faults']}, numbered from 0{skipped}" if report["faults"] else "none"
+    for index, (name, times) in enumerate(report["invariants"].items()):
+        yield "" if index else "invariants", f"{times:>8,}  {name}"
+    yield "trace hash", report["trace_hash"]  # 64 digits fit
+    yield "schedule", report["schedule_hash"]
+    yield "datagrams", report["datagram_hash"]
+    yield "time", f"{report['virtual_s']:.3f} s virtual, {report['wall_s']:.2f} s wall"
+
+
+def _width() -> int:
+    return shutil.get_terminal_size((WIDTH, 24)).columns if sys.stdout.isatty() else WIDTH

@@ -1,0 +1,67 @@
+"""What `macula_trio` offers; loaded when the first of these names is asked for."""
+
+from macula_trio._config import NodeConfig, Trust
+from macula_trio._dht.client import StoreReport
+from macula_trio._events import Event
+from macula_trio._identity.files import Identity
+from macula_trio._identity.record import Record
+from macula_trio._ids import Contact, NodeId, dht_key
+from macula_trio._node import Node, open_node, send_message
+from macula_trio._pubsub.service import Message, Outcome, PublishReport, Subscription, SubscriptionStatistics
+from macula_trio._rpc.offer import Call, Handler
+from macula_trio._views import EventStream, NodeStatistics, PeerInfo
+from macula_trio.errors import (
+    AlreadyAdvertised,
+    CallTimeout,
+    IdentityFileError,
+    LocalProtocolError,
+    MeshError,
+    NoProviders,
+    PayloadTooLarge,
+    PeerUnavailable,
+    QuorumNotReached,
+    RealmMismatch,
+    Reject,
+    RemoteCallError,
+    RemoteProtocolError,
+    TrustError,
+)
+
+__all__ = [
+    "AlreadyAdvertised",
+    "Call",
+    "CallTimeout",
+    "Contact",
+    "Event",
+    "EventStream",
+    "Handler",
+    "Identity",
+    "IdentityFileError",
+    "LocalProtocolError",
+    "MeshError",
+    "Message",
+    "NoProviders",
+    "Node",
+    "NodeConfig",
+    "NodeId",
+    "NodeStatistics",
+    "Outcome",
+    "PayloadTooLarge",
+    "PeerInfo",
+    "PeerUnavailable",
+    "PublishReport",
+    "QuorumNotReached",
+    "RealmMismatch",
+    "Record",
+    "Reject",
+    "RemoteCallError",
+    "RemoteProtocolError",
+    "StoreReport",
+    "Subscription",
+    "SubscriptionStatistics",
+    "Trust",
+    "TrustError",
+    "dht_key",
+    "open_node",
+    "send_message",
+]

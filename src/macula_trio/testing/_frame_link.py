@@ -1,0 +1,440 @@
+"""A link that carries frames without QUIC or TLS below; what it keeps of the real one is told in ``frames.py``."""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import attrs
+import trio
+
+from macula_trio._events import EventBus
+from macula_trio._ids import NodeId
+from macula_trio._peer.handshake import LocalParty, refusal_code
+from macula_trio._peer.link import ASKS_MAX, BACKLOG_BYTES_MAX, LinkState
+from macula_trio._util import clip
+from macula_trio._wire import messages as wire
+from macula_trio._wire.codec import decode_frame, decode_message, encode_message
+from macula_trio._wire.correlation import REPLIES, correlation_of
+from macula_trio._wire.frame import Frame
+from macula_trio.abc import Link, Message, MessageHandler, ReplyT
+from macula_trio.errors import (
+    ErrorCode,
+    LocalProtocolError,
+    MeshError,
+    NotSent,
+    OwnIdentity,
+    PeerUnavailable,
+    RealmMismatch,
+    RemoteProtocolError,
+    TrustError,
+)
+from macula_trio.testing._frame_streams import SEGMENT_BYTES, Paths, Stream, StreamEnd
+
+logger = logging.getLogger("macula_trio.testing.frames")
+
+# What the first four packets of a link carry, measured on the real one with Ed25519 identities.
+HELLO_BYTES: Final = SEGMENT_BYTES  # a client's first packet is padded (RFC 9000, section 14.1), here to the whole MTU
+FLIGHT_BYTES: Final = SEGMENT_BYTES  # the server's certificate and its proof for TLS; padded likewise
+CONNECT_BYTES: Final = SEGMENT_BYTES  # the end of TLS and CONNECT; padded likewise
+PONG_BYTES: Final = 817
+
+_PROBE: Final = -1  # timestamp of the PING that asks a silent peer for a sign of life; callers count from 0 up
+_REPLY_TYPES: Final = frozenset(REPLIES)
+
+
+class _Step(enum.Enum):
+    """Parts of the handshake that say nothing of nodes."""
+
+    HELLO = "hello"
+    FLIGHT = "flight"
+
+
+@attrs.frozen
+class _Introduction:
+    """CONNECT: who dials, and for whom."""
+
+    party: LocalParty
+    expected: NodeId | None
+
+
+@attrs.define(eq=False, kw_only=True)
+class FrameContext:
+    """What all links of a node share.
+
+    Attributes:
+      party: what we say of ourselves.
+      host: name of the machine.
+      address: where it can be dialed, whatever ``party`` says.
+      idle_timeout_s: of silence, after which a link ends without a word.
+      keepalive_s: of silence, after which a peer that something depends on is asked for a sign of life.
+      opened: called when a link becomes live.
+      closed: called when a link has ended; told whether it was live.
+      unexpected: replies that came late, or that nobody asked for.
+      unhandled: messages that are not for us.
+    """
+
+    party: LocalParty
+    host: str
+    address: str
+    paths: Paths
+    events: EventBus
+    handlers: Mapping[type[Message], MessageHandler[Any]]
+    wall_clock_ms: Callable[[], int]
+    dial_deadline_s: float
+    idle_timeout_s: float
+    keepalive_s: float
+    opened: Callable[[FrameLink], None]
+    closed: Callable[[FrameLink, bool], None]
+    unexpected: int = 0
+    unhandled: int = 0
+
+
+class _Pending:
+    """One request of ours that waits for its reply; a `trio.Event` in fewer steps."""
+
+    __slots__ = ("_task", "outcome")
+
+    def __init__(self) -> None:
+        self.outcome: Message | MeshError | None = None
+        self._task: trio.lowlevel.Task | None = None
+
+    async def wait(self) -> None:
+        if self.outcome is not None:  # the link ended by the request itself
+            await trio.lowlevel.checkpoint()
+            return
+        self._task = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._abort)
+
+    def resolve(self, outcome: Message | MeshError) -> None:
+        if self.outcome is None:  # the reply that came counts, even when the link ended behind it
+            self.outcome = outcome
+            if self._task is not None:
+                trio.lowlevel.reschedule(self._task)
+                self._task = None
+
+    def _abort(self, _raise_cancel: Any) -> trio.lowlevel.Abort:
+        self._task = None  # Trio wakes it; a reply that comes now must not wake it again
+        return trio.lowlevel.Abort.SUCCEEDED
+
+
+class FrameLink:
+    """`macula_trio.abc.Link` over two `Stream`s; made by `macula_trio.testing.frames.FrameTransport`.
+
+    Args:
+      context: shared by the links of a node.
+      peer_host: name of the peer's machine.
+      peer_address: where it can be dialed.
+      find_peer: finds the other half, given this one.
+      is_dialed: whether we dial.
+      expected: whom we dial for; None when only the address is known.
+
+    Attributes:
+      settled: set when it is live or has ended.
+      was_live: whether it ever was.
+      error: why it has ended.
+    """
+
+    def __init__(
+        self,
+        context: FrameContext,
+        *,
+        peer_host: str,
+        peer_address: str,
+        find_peer: Callable[[FrameLink], StreamEnd | None],
+        is_dialed: bool,
+        expected: NodeId | None = None,
+    ) -> None:
+        now = trio.current_time()
+        self._context = context
+        self._out = Stream(context.paths, context.host, peer_host, sender=self, find_receiver=lambda: find_peer(self))
+        self.peer_address = peer_address
+        self.is_dialed = is_dialed
+        self.expected = expected
+        self._state = LinkState.CONNECTING
+        self.is_gone = False  # closed, or its machine is dead
+        self.settled = trio.Event()  # live or closed
+        self.error: MeshError | None = None
+        self.was_live = False
+        # What the peer says of itself; all of it proven, since nobody can lie here.
+        self.node_id: NodeId | None = None
+        self.instance: bytes | None = None
+        self.endpoint: str | None = None
+        self.capabilities: frozenset[str] = frozenset()
+        self.peer_is_leaving = False
+        self._pending: dict[tuple[str, object], _Pending] = {}
+        self._close_callbacks: dict[Callable[[], None], None] = {}
+        self._heard_at = self._quiet_since = now
+        self._has_sent = False  # since it last heard anything
+        self._probed_at: float | None = None
+        self._watch(now)
+
+    # -- what others see ----------------------------------------------------------------------------------------
+
+    @property
+    def verified(self) -> bool:
+        """True once the peer has said who it is."""
+        return self.node_id is not None
+
+    @property
+    def proven_endpoint(self) -> str | None:
+        """The announced endpoint when it is where the peer really is."""
+        return self.endpoint if self.endpoint == self.peer_address else None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has ended."""
+        return self._state is LinkState.CLOSED
+
+    def send_nowait(self, message: Message) -> None:
+        """Put one message on the way."""
+        if self._state is not LinkState.LIVE:
+            raise NotSent(str(self.error or f"{self._label()}: not connected yet"))
+        self._write(message)
+
+    async def wait_writable(self) -> None:
+        """Wait until less than 1 MiB is on its way."""
+        await trio.lowlevel.checkpoint()
+        await self._out.wait_room()
+
+    async def ask(self, request: Message, reply_type: type[ReplyT]) -> ReplyT:
+        """Send a request and wait for its reply."""
+        key = correlation_of(request)
+        assert key is not None, "not a request"
+        assert key[1] is not None, "a request needs something to tell its reply by"
+        assert key not in self._pending, "correlation used twice"
+        if len(self._pending) >= ASKS_MAX:
+            raise NotSent(f"{self._label()}: {ASKS_MAX} requests are waiting for their answers already")
+        await trio.lowlevel.checkpoint_if_cancelled()  # it yields below in any case
+        await self._out.wait_room()
+        pending = self._pending[key] = _Pending()
+        try:
+            self.send_nowait(request)
+            await pending.wait()
+        finally:
+            del self._pending[key]
+        if isinstance(pending.outcome, reply_type):
+            return pending.outcome
+        if isinstance(pending.outcome, MeshError):
+            raise pending.outcome
+        raise RemoteProtocolError(
+            f"{self._label()} answered by {type(pending.outcome).__name__}", code=ErrorCode.UNEXPECTED_MESSAGE
+        )
+
+    def add_close_callback(self, callback: Callable[[], None]) -> None:
+        """Call back once at the end."""
+        if self.is_closed:
+            callback()
+        else:
+            self._close_callbacks[callback] = None
+
+    def remove_close_callback(self, callback: Callable[[], None]) -> None:
+        """Forget a callback."""
+        self._close_callbacks.pop(callback, None)
+
+    # -- what its node does ---------------------------------------------------------------------------------------
+
+    def dial(self) -> None:
+        """Begin the handshake."""
+        self._put(_Step.HELLO, HELLO_BYTES)
+        deadline = trio.current_time() + self._context.dial_deadline_s
+        self._context.paths.at(deadline, FrameLink._dial_expired, self)
+
+    def close(self, code: ErrorCode = ErrorCode.NORMAL, message: str = "") -> None:
+        """Say DISCONNECT and end."""
+        if self.is_gone:
+            return
+        if self._out.is_answered:
+            self._put_frame(encode_message(wire.Disconnect(reason=code.value, message=clip(message))))
+        self.end(self.error or PeerUnavailable(f"{self._label()}: link was closed: {message or code.value}"))
+
+    def end(self, error: MeshError) -> None:
+        """End without a word, and tell everybody who waits."""
+        if self.is_gone:
+            return
+        self.error = error
+        self._state = LinkState.CLOSED
+        self.is_gone = True
+        self._out.stop()
+        for pending in self._pending.values():
+            pending.resolve(PeerUnavailable(str(error)))
+        self.settled.set()
+        callbacks, self._close_callbacks = self._close_callbacks, {}
+        for callback in callbacks:
+            callback()
+        if self.was_live:
+            self._context.events.emit("link.closed", peer=_hex(self.node_id), reason=str(error))
+        self._context.closed(self, self.was_live)
+
+    def crash(self) -> None:
+        """Our machine is dead: nothing goes out or comes in any more, and whoever waits simply waits on."""
+        self.is_gone = True
+
+    # -- the end of two streams -------------------------------------------------------------------------------------
+
+    def heard(self, now: float) -> None:
+        """The peer is there."""
+        self._heard_at = self._quiet_since = now
+        self._has_sent = False
+        self._probed_at = None
+
+    def given_up(self) -> None:
+        """A packet was lost again and again."""
+        self.end(PeerUnavailable(f"{self._label()}: a packet was lost too often"))
+
+    def take(self, content: Any) -> None:
+        """Act on a frame or a part of the handshake."""
+        if type(content) is not bytes:
+            self._shake_hands(content)
+            return
+        try:
+            message = decode_message(Frame(*decode_frame(content)))
+            assert message is not None  # what was encoded is of a known type
+            self._dispatch(message)
+        except RemoteProtocolError as exc:  # it can be encoded, and yet no peer may send it
+            self.error = exc
+            self.close(exc.code, str(exc))
+        except LocalProtocolError as exc:  # an answer of ours that cannot be encoded
+            logger.exception("no answer to %s", self._label())
+            self.close(ErrorCode.INTERNAL_ERROR, type(exc).__name__)
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _label(self) -> str:
+        return f"node {self.node_id.short} at {self.peer_address}" if self.node_id else f"peer at {self.peer_address}"
+
+    def _write(self, message: Message) -> None:
+        self._put_frame(encode_message(message))
+        if self._out.bytes_under_way > BACKLOG_BYTES_MAX:
+            self.end(PeerUnavailable(f"{self._label()} has not taken {self._out.bytes_under_way} bytes"))
+
+    def _put_frame(self, frame: bytes) -> None:
+        self._put(frame, len(frame))
+
+    def _put(self, content: Any, size: int) -> None:
+        if not self._has_sent:  # RFC 9000, section 10.1: the first packet since it heard anything counts, too
+            self._has_sent = True
+            self._quiet_since = trio.current_time()
+        self._out.put(content, size)
+
+    def _dispatch(self, message: Message) -> None:
+        kind = type(message)
+        if kind in _REPLY_TYPES:
+            if isinstance(message, wire.Pong) and message.timestamp == _PROBE:
+                return
+            key = correlation_of(message)
+            pending = None if key is None else self._pending.get(key)
+            if pending is None or pending.outcome is not None:
+                self._context.unexpected += 1
+            else:
+                pending.resolve(message)
+        elif isinstance(message, wire.Ping):
+            self._write(wire.Pong(timestamp=message.timestamp, server_time=self._context.wall_clock_ms()))
+        elif isinstance(message, wire.Disconnect):
+            self._peer_left(message)
+        else:
+            handler = self._context.handlers.get(kind)
+            if handler is None:
+                self._context.unhandled += 1
+            else:
+                handler(self, message)
+
+    def _peer_left(self, farewell: wire.Disconnect) -> None:
+        self.peer_is_leaving = farewell.reason == ErrorCode.CLOSING.value
+        self.end(PeerUnavailable(f"{self._label()} said goodbye: {farewell.message or farewell.reason}"))
+
+    # -- the handshake -----------------------------------------------------------------------------------------------
+
+    def _shake_hands(self, content: Any) -> None:
+        """TLS, then CONNECT and PONG: two round trips, in order, of which the second decides."""
+        party = self._context.party
+        match content:
+            case _Step.HELLO:
+                self._put(_Step.FLIGHT, FLIGHT_BYTES)
+            case _Step.FLIGHT:
+                self._put(_Introduction(party, self.expected), CONNECT_BYTES)
+            case _Introduction(dialer, expected):
+                refusal = _judge(party, dialer, expected)
+                if refusal is None:
+                    self._put(party, PONG_BYTES)
+                    self._become_live(dialer)
+                else:
+                    self._refuse(refusal)
+            case LocalParty():
+                self._become_live(content)
+            case TrustError():
+                self.end(type(content)(f"{self._label()} said goodbye: {content}"))
+
+    def _refuse(self, refusal: TrustError) -> None:
+        reason = clip(str(refusal))
+        self._context.events.emit("link.refused", address=self.peer_address, peer=None, reason=reason)
+        farewell = wire.Disconnect(reason=refusal_code(refusal).value, message=reason)
+        self._put(refusal, len(encode_message(farewell)))
+        self.end(refusal)
+
+    def _become_live(self, peer: LocalParty) -> None:
+        self.node_id = peer.credentials.node_id
+        self.instance = peer.instance
+        self.capabilities = frozenset(peer.capabilities)
+        self.endpoint = peer.endpoint
+        self._state = LinkState.LIVE
+        self.was_live = True
+        self.settled.set()
+        self._context.events.emit(
+            "link.opened", peer=_hex(self.node_id), endpoint=self.endpoint, dialed=self.is_dialed, verified=True
+        )
+        self._context.opened(self)
+
+    def _dial_expired(self) -> None:
+        if not self.settled.is_set():
+            seconds = self._context.dial_deadline_s
+            self.error = PeerUnavailable(f"nobody answered at {self.peer_address} within {seconds:g} s")
+            self.close(ErrorCode.HANDSHAKE_TIMEOUT, "gave up waiting")
+
+    # -- silence -----------------------------------------------------------------------------------------------------
+
+    def _watch(self, now: float) -> None:
+        context = self._context
+        idle_at = self._quiet_since + context.idle_timeout_s
+        doubtful_at = max(self._heard_at + context.keepalive_s, now + context.keepalive_s / 2)
+        context.paths.at(min(idle_at, doubtful_at), FrameLink._look, self)
+
+    def _look(self) -> None:
+        """End a link that is silent for too long; before, if something depends on it, ask for a sign of life."""
+        if self.is_gone:
+            return
+        now = trio.current_time()
+        if now >= self._quiet_since + self._context.idle_timeout_s:
+            self.end(PeerUnavailable(f"{self._label()}: silent for {now - self._heard_at:.1f} s"))
+            return
+        if self._state is LinkState.LIVE and now - self._heard_at >= self._context.keepalive_s:
+            if self._probed_at is not None and now - self._probed_at >= self._context.keepalive_s:
+                self.close(ErrorCode.SILENT, f"silent for {now - self._heard_at:.1f} s")
+                return
+            if self._probed_at is None and (self._pending or self._close_callbacks):
+                self._probed_at = now
+                self._write(wire.Ping(timestamp=_PROBE))
+        if not self.is_gone:
+            self._watch(now)
+
+
+def _judge(party: LocalParty, dialer: LocalParty, expected: NodeId | None) -> TrustError | None:
+    """What `macula_trio._peer.handshake` decides about a CONNECT whose proof is good."""
+    own = party.credentials.node_id
+    if dialer.realm != party.realm:
+        return RealmMismatch(f"peer is in realm {dialer.realm!r}, we are in {party.realm!r}")
+    if expected not in (None, own):
+        return TrustError("peer dialed for another node than us")
+    if dialer.credentials.node_id == own:
+        return OwnIdentity("peer has our own node id")
+    return None
+
+
+def _hex(node_id: NodeId | None) -> str | None:
+    return None if node_id is None else node_id.hex()
+
+
+def _conforms(link: FrameLink) -> Link:
+    return link  # mypy proves it

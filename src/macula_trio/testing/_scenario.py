@@ -1,0 +1,170 @@
+"""Scenarios: files with ``async def scenario(world)``, and what a replay of one gives (DESIGN section 11)."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import attrs
+
+from macula_trio.errors import MeshError
+from macula_trio.testing._determinism import Deadlock, SeededRun, run_seeded
+from macula_trio.testing._invariants import InvariantViolated
+from macula_trio.testing._world import Scale, World, open_world
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+VIRTUAL_S_MAX: Final = 3600.0  # a scenario that has not ended by then never will
+
+Scenario: TypeAlias = Callable[[World], Awaitable[None]]
+
+
+class ScenarioError(MeshError):
+    """A file is no scenario; one line with the path and what is wrong."""
+
+
+@attrs.frozen(kw_only=True)
+class Outcome:
+    """What one run of a scenario gave.
+
+    Attributes:
+      name: of its file, without the ending.
+      summary: first line of its docstring.
+      seed: as asked.
+      ok: whether it ended and every invariant held.
+      trace: JSON lines; see `macula_trio.testing._trace`.
+      trace_hash: SHA-256 over them, hexadecimal.
+      schedule_hash: over every step of every task; moves with any change of the code.
+      datagram_hash: over when, whence, whereto and how long of every datagram; moves with the wire.
+      virtual_s: how long it took on Trio's clock.
+      steps: of all tasks.
+      nodes: how many it wanted at most, or took when it was scaled down; 0 when it has no such knob.
+      seconds: how long it meant to go on, likewise.
+      faults: how many were numbered, those that were skipped included.
+      invariants: how often each was checked.
+      error_kind: ``invariant:...``, ``deadlock`` or ``exception:...``; None when it is ok.
+      error: one line for people.
+      traceback: of the error, several lines.
+    """
+
+    name: str
+    summary: str
+    seed: int
+    ok: bool
+    trace: tuple[str, ...]
+    trace_hash: str
+    schedule_hash: str
+    datagram_hash: str
+    virtual_s: float
+    steps: int
+    nodes: int
+    seconds: float
+    faults: int
+    invariants: Mapping[str, int]
+    error_kind: str | None = None
+    error: str | None = None
+    traceback: str | None = None
+
+
+def load_scenario(path: str | os.PathLike[str]) -> tuple[Scenario, str]:
+    """Give the scenario of a file, and the first line of the file's docstring.
+
+    Raises:
+      ScenarioError: no such file, it does not run, or it has no ``async def scenario(world)``.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ScenarioError(f"{path}: no such file")
+    spec = importlib.util.spec_from_file_location(f"scenario_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ScenarioError(f"{path}: not a Python file")
+    module: ModuleType = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError, NameError, ValueError) as exc:
+        raise ScenarioError(f"{path}: {type(exc).__name__}: {exc}") from exc
+    found = getattr(module, "scenario", None)
+    if not callable(found):
+        raise ScenarioError(f"{path}: has no async def scenario(world)")
+    summary = (module.__doc__ or "").strip().partition("\n")[0]
+    return found, summary
+
+
+def replay(path: str | os.PathLike[str], *, seed: int = 0, scale: Scale | None = None) -> Outcome:
+    """Run the scenario of a file once, from start to end, on Trio's mock clock.
+
+    What goes wrong in the scenario is told in the outcome, and not raised.
+
+    Raises:
+      ScenarioError: the file is no scenario.
+      DeterminismUnavailable: Trio or aioquic are of a version that cannot be replayed.
+    """
+    scenario, summary = load_scenario(path)
+    return run_scenario(scenario, name=Path(path).stem, summary=summary, seed=seed, scale=scale)
+
+
+def run_scenario(
+    scenario: Scenario, *, name: str = "scenario", summary: str = "", seed: int = 0, scale: Scale | None = None
+) -> Outcome:
+    """Run a scenario once; see `replay`."""
+    worlds: list[World] = []
+
+    async def run(_chance: random.Random) -> Exception | None:
+        try:
+            async with open_world(seed=seed, scale=scale) as world:
+                worlds.append(world)
+                await scenario(world)
+        except Exception as exc:  # the boundary to the scenario: whatever it raises is what the run has found
+            return exc
+        return None
+
+    failure: Exception | None
+    seeded: SeededRun[Exception | None] | None = None
+    try:
+        seeded = run_seeded(run, seed=seed, virtual_s_max=VIRTUAL_S_MAX)
+        failure = seeded.result
+    except Deadlock as exc:
+        failure = exc
+    world = worlds[0]
+    return Outcome(
+        name=name,
+        summary=summary,
+        seed=seed,
+        ok=failure is None,
+        trace=tuple(world.trace.lines),
+        trace_hash=world.trace.hash,
+        schedule_hash=seeded.schedule if seeded is not None else "",
+        datagram_hash=world.network.digest,
+        virtual_s=seeded.virtual_s if seeded is not None else 0.0,
+        steps=seeded.steps if seeded is not None else 0,
+        nodes=world.nodes_asked,
+        seconds=world.seconds_asked,
+        faults=world.faults,
+        invariants=MappingProxyType(dict(sorted(world.invariants.checked.items()))),
+        error_kind=None if failure is None else _kind(failure),
+        error=None if failure is None else _one_line(failure),
+        traceback=None if failure is None else "".join(traceback.format_exception(failure)),
+    )
+
+
+def _kind(failure: Exception) -> str:
+    """What tells one way to fail from another, whatever the names and times in it."""
+    if isinstance(failure, InvariantViolated):
+        return f"invariant:{failure.invariant}"
+    if isinstance(failure, Deadlock):
+        return "deadlock"
+    return f"exception:{type(failure).__name__}"
+
+
+def _one_line(failure: Exception) -> str:
+    if isinstance(failure, (InvariantViolated, Deadlock)):
+        return str(failure)
+    text = " ".join(str(failure).split())
+    return f"{type(failure).__name__}: {text}" if text else type(failure).__name__

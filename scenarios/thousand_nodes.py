@@ -21,7 +21,6 @@ async def scenario(world: World) -> None:
     count = world.nodes(1000, least=10)
     async with open_frame_mesh(count, network=world.frames) as nodes:
         world.note("thousand.joined", nodes=len(nodes))
-        await trio.sleep(world.seconds(10))
         await lookups(world, nodes)
         keys = [dht_key(f"value {number}") for number in range(VALUES)]
         for key in keys:

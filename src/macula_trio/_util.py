@@ -5,6 +5,7 @@ Pure: nothing here resolves a name; see `macula_trio.abc.DatagramNetwork.resolve
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ Address: TypeAlias = tuple[str, int]
 _IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 PORT_MAX: Final = 65535
+ENDPOINTS_CACHED: Final = 4096  # read before: every answer of a lookup names twenty, mostly the same ones again
 HOST_CHARS_MAX: Final = 253  # RFC 1035, section 2.3.4, less what a name's own lengths take
 
 _PORT = re.compile(r"[0-9]{1,5}")
@@ -83,6 +85,7 @@ def format_endpoint(address: Address) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+@functools.lru_cache(maxsize=ENDPOINTS_CACHED)
 def numeric_endpoint(text: str) -> Address:
     """Read an endpoint that a peer told us: it must be numeric, so that no peer makes us ask DNS.
 

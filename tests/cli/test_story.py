@@ -70,7 +70,9 @@ def test_the_same_thing_much_later_is_another_line() -> None:
 
 def test_calls_of_different_procedures_are_told_apart_while_there_is_room() -> None:
     def trace(procedures: int) -> list[str]:
-        return [line(0, "edge1", "rpc.failed", procedure=f"p{n}", reason="NoProviders: none") for n in range(procedures)]
+        return [
+            line(0, "edge1", "rpc.failed", procedure=f"p{n}", reason="NoProviders: none") for n in range(procedures)
+        ]
 
     assert len(texts(*trace(LINES_MAX))) == LINES_MAX
     assert texts(*trace(LINES_MAX + 1)) == [
@@ -201,7 +203,14 @@ def test_every_event_of_the_library_has_its_words(event: str) -> None:
 
 facts = st.dictionaries(
     st.sampled_from(["node", "nodes", "hops", "seconds", "replicas", "procedure", "topic", "note", "key", "outcome"]),
-    st.one_of(st.none(), st.booleans(), st.integers(0, 99), st.floats(0, 9), st.text(max_size=90), st.lists(st.text() | st.lists(st.integers()))),
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(0, 99),
+        st.floats(0, 9),
+        st.text(max_size=90),
+        st.lists(st.text() | st.lists(st.integers())),
+    ),
 )
 
 
@@ -221,7 +230,7 @@ def test_any_notes_make_a_story_that_fits(happenings: list[tuple[float, str, str
     assert (story.told == 0) == (story.lines == ())
 
 
-# -- two traces ----------------------------------------------------------------------------------------------------------
+# -- two traces -------------------------------------------------------------------------------------------------------
 
 
 def difference(one: list[str], other: list[str]) -> list[str]:
@@ -244,8 +253,8 @@ def test_the_first_difference_is_shown_with_what_was_before_and_which_fact_it_is
         "            7  6.000000 s * tick number=6",
         "            8  7.000000 s * tick number=7",
         "            9  8.000000 s * tick number=8",
-        "golden     10  9.000000 s edge2 rpc.called call_id=abababababababababababababa...",
-        "now        10  9.000000 s edge2 rpc.called call_id=abababababababababababababa...",
+        "golden     10  9.000000 s edge2 rpc.called hops=1 seconds=0.0021",
+        "now        10  9.000000 s edge2 rpc.called hops=1 seconds=0.0022",
         "",
         "facts.seconds differs:",
         "  golden  0.0021",

@@ -1,9 +1,10 @@
-"""Replays in processes of their own: each has its limits, and none outlives us."""
+"""Replays in processes of their own: each has its limits, and none outlives us, or for long if we are killed."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import attrs
 import trio
 
 LIMIT_S: Final = 300.0  # of the wall clock, for one replay; the longest that come with the library take about a minute
+ORPHAN_S: Final = 2.0  # beyond its limit, after which a child ends itself: whoever should have killed it is gone
 OUTPUT_BYTES_MAX: Final = 1 << 20  # kept of what a child writes, the end of it: its report is some kilobytes
 
 TIMEOUT: Final = "timeout"
@@ -50,13 +52,14 @@ async def run_child(arguments: Sequence[str], *, limit_s: float, hash_seed: int 
     """Run one replay in a child process; it is killed when its time is over, or when we are cancelled.
 
     Args:
-      arguments: of ``macula-trio``; ``--json`` is added.
+      arguments: of ``macula-trio replay``; what every child gets is added.
       limit_s: of the wall clock.
       hash_seed: ``PYTHONHASHSEED`` of the child; ours by default.
     """
     # A module in the current directory must not take the place of one of ours, unless that is where we come from.
     safe = [] if sys.path[0] in ("", str(Path.cwd())) else ["-P"]
-    command = [sys.executable, *safe, "-m", "macula_trio", *arguments, "--json"]
+    ends_itself = ["--limit", str(limit_s + ORPHAN_S)]
+    command = [sys.executable, *safe, "-m", "macula_trio", *arguments, *ends_itself, "--json"]
     environment = dict(os.environ)
     if hash_seed is not None:
         environment["PYTHONHASHSEED"] = str(hash_seed)
@@ -85,6 +88,12 @@ async def run_child(arguments: Sequence[str], *, limit_s: float, hash_seed: int 
     if patience.cancelled_caught:
         return Child(report=None, error_kind=TIMEOUT, error=f"killed after {limit_s:g} s", wall_s=wall_s)
     return _judge(process.returncode, output.text(), complaint.text(), wall_s)
+
+
+def end_after(limit_s: float) -> None:
+    """Let the system end this process when its time is over, even in the midst of a loop; by default SIGALRM does."""
+    if hasattr(signal, "setitimer"):  # not on Windows
+        signal.setitimer(signal.ITIMER_REAL, limit_s)
 
 
 def _judge(code: int | None, output: str, complaint: str, wall_s: float) -> Child:

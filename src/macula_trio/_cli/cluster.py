@@ -31,7 +31,7 @@ POLL_S: Final = 2.0  # between looks at whether scheduler and workers are still 
 AHEAD: Final = 2  # tasks for each thread of a worker: one runs, one waits; memory does not grow with the seeds
 
 
-class MissingExtra(MeshError):
+class MissingExtra(Exception):
     """The package that speaks with clusters is not installed."""
 
 

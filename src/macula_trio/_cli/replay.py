@@ -16,6 +16,7 @@ import attrs
 import click
 
 from macula_trio import MeshError
+from macula_trio._cli.children import end_after
 from macula_trio._cli.compare import first_difference, show_difference
 from macula_trio._cli.hash_seeds import replay_with_hash_seeds
 from macula_trio._cli.options import json_option
@@ -78,6 +79,7 @@ class Difference:
     help="Leave out the faults of these numbers, from 0 on.",
 )
 @click.option("--traceback", is_flag=True, help="Where an exception came from, on stderr.")
+@click.option("--limit", type=click.FloatRange(0, min_open=True), hidden=True)
 @json_option
 def replay(
     *,
@@ -90,6 +92,7 @@ def replay(
     seconds: float | None,
     skip_faults: tuple[int, ...] | None,
     traceback: bool,
+    limit: float | None,
     as_json: bool,
 ) -> int:
     """Run the scenario of FILE and tell its story.
@@ -99,6 +102,8 @@ def replay(
     """
     if traceback and hash_seeds is not None:
         raise click.UsageError("--traceback is of one run; leave out --hash-seeds")
+    if limit is not None:
+        end_after(limit)
     scale = Scale(nodes=nodes, seconds=seconds, skip_faults=skip_faults or ())
     golden = None if against is None else _read_trace(against)
     if trace_file is not None:

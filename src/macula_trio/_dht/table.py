@@ -64,6 +64,7 @@ class RoutingTable:
         self._own = own
         self._k = k
         self._buckets = [_Bucket() for _ in range(ID_BITS)]
+        self._depth = 0  # no bucket from here on was ever used: a mesh of a million fills some twenty of the 256
 
     def add(self, contact: Contact, now: float) -> Contact | None:
         """Add a node that was just heard, or renew it; a new endpoint replaces the old one.
@@ -77,6 +78,7 @@ class RoutingTable:
         bucket = self._bucket(contact.node_id)
         if contact.node_id in bucket.entries or len(bucket.entries) < self._k:
             _renew(bucket.entries, contact, now)
+            self._depth = max(self._depth, bucket_index(self._own, contact.node_id) + 1)
             return None
         _renew(bucket.replacements, contact, now)
         if len(bucket.replacements) > self._k:
@@ -122,13 +124,13 @@ class RoutingTable:
 
     def contacts(self) -> list[Contact]:
         """All contacts, the farthest bucket first, in each the longest unseen first."""
-        return [entry.contact for bucket in self._buckets for entry in bucket.entries.values()]
+        return [entry.contact for bucket in self._buckets[: self._depth] for entry in bucket.entries.values()]
 
     def __contains__(self, node_id: NodeId) -> bool:
         return node_id in self._bucket(node_id).entries
 
     def __len__(self) -> int:
-        return sum(len(bucket.entries) for bucket in self._buckets)
+        return sum(len(bucket.entries) for bucket in self._buckets[: self._depth])
 
     def looked_up(self, target: bytes, now: float) -> None:
         """Note that a lookup towards ``target`` was made, which refreshes its bucket."""
@@ -141,7 +143,8 @@ class RoutingTable:
         nothing about who else is there.  Buckets nearer than our nearest neighbour are not meant (section 2.3 of the
         paper): looking up our own id covers their whole range.
         """
-        nearest = max((index for index, bucket in enumerate(self._buckets) if bucket.entries), default=-1)
+        used = enumerate(self._buckets[: self._depth])
+        nearest = max((index for index, bucket in used if bucket.entries), default=-1)
         return [
             index
             for index, bucket in enumerate(self._buckets[: nearest + 1])

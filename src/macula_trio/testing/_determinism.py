@@ -275,14 +275,15 @@ def run_seeded(
                 raise
         finally:
             if torn:
-                watch.scope = trio.CancelScope()  # the old one knows the tasks in it
-                _bury()
+                _bury(watch, digest)
             watch.check()
     return SeededRun(result=result, schedule=digest.hexdigest(), steps=digest.steps, virtual_s=ended_s)
 
 
-def _bury() -> None:
-    """Collect the tasks of a run whose loop was taken away: each of them complains, and only to whoever comes later."""
+def _bury(watch: DeadlockWatch, digest: ScheduleDigest) -> None:
+    """Collect the tasks of a run that lost its loop: all of them complain, and would do so in the midst of another."""
+    watch.scope = trio.CancelScope()  # the old one knows the tasks in it
+    digest._names.clear()
     with _replaced(sys, "unraisablehook", lambda _: None):
         gc.collect()
 

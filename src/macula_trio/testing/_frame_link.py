@@ -31,7 +31,7 @@ from macula_trio.errors import (
     RemoteProtocolError,
     TrustError,
 )
-from macula_trio.testing._frame_streams import SEGMENT_BYTES, Paths, Stream, StreamEnd
+from macula_trio.testing._frame_streams import SEGMENT_BYTES, WINDOW_BYTES, Paths, Stream, StreamEnd
 
 logger = logging.getLogger("macula_trio.testing.frames")
 
@@ -208,7 +208,8 @@ class FrameLink:
         if len(self._pending) >= ASKS_MAX:
             raise NotSent(f"{self._label()}: {ASKS_MAX} requests are waiting for their answers already")
         await trio.lowlevel.checkpoint_if_cancelled()  # it yields below in any case
-        await self._out.wait_room()
+        if self._out.bytes_under_way > WINDOW_BYTES:
+            await self._out.wait_room()
         pending = self._pending[key] = _Pending()
         try:
             self.send_nowait(request)
@@ -314,9 +315,11 @@ class FrameLink:
         self._put(frame, len(frame))
 
     def _put(self, content: Any, size: int) -> None:
+        if self.is_gone:
+            return  # of a dead machine, whose tasks do not know it yet
         if not self._has_sent:  # RFC 9000, section 10.1: the first packet since it heard anything counts, too
             self._has_sent = True
-            self._quiet_since = trio.current_time()
+            self._quiet_since = self._context.paths.now()
         self._out.put(content, size)
 
     def _dispatch(self, message: Message) -> None:

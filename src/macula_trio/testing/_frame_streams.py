@@ -112,15 +112,17 @@ class Stream:
 
     def put(self, content: Any, size: int) -> None:
         """Send, behind what was sent before."""
-        count = -(-size // SEGMENT_BYTES)
-        item = _Item(content, size, count)
+        counts = self._paths.counts
+        counts.frames += 1
+        counts.frame_bytes += size
+        item = _Item(content, size, -(-size // SEGMENT_BYTES))
         self._items.append(item)
         self.bytes_under_way += size
-        self._paths.counts.frames += 1
-        self._paths.counts.frame_bytes += size
-        for _ in range(count - 1):
-            self._carry((item, SEGMENT_BYTES, 0))
-        self._carry((item, size - (count - 1) * SEGMENT_BYTES, 0))
+        now = self._paths.now()
+        while size > SEGMENT_BYTES:
+            self._carry((item, SEGMENT_BYTES, 0), now)
+            size -= SEGMENT_BYTES
+        self._carry((item, size, 0), now)
 
     async def wait_room(self) -> None:
         """Wait until at most `WINDOW_BYTES` are under way, or the sender is gone."""
@@ -133,28 +135,24 @@ class Stream:
         if self._room is not None:
             self._room.set()
 
-    def _carry(self, packet: _Packet) -> None:
-        conditions = self._paths.conditions
-        if conditions.has_clog and conditions.is_clogged(self._source, self._target):
-            if not self._paths.hold(self, packet):
-                self._lost(packet, "clog", trio.current_time())
-        else:
-            self.send(packet)
-
-    def send(self, packet: _Packet) -> None:
-        """Send a packet that nothing holds."""
-        now = trio.current_time()
-        self._paths.counts.packets += 1
-        fate = self._paths.conditions.fate(self._source, self._target, packet[1] + OVERHEAD_BYTES, now)
-        if fate.loss is not None:
-            self._lost(packet, fate.loss, now)
-        else:
-            self._paths.at(min(fate.arrivals), self._arrive, packet)  # a duplicate is thrown away by its number
-
     def release(self, packet: _Packet) -> None:
         """Send a packet that was held."""
         if not self._sender.is_gone:
-            self._carry(packet)
+            self._carry(packet, self._paths.now())
+
+    def _carry(self, packet: _Packet, now: float) -> None:
+        paths = self._paths
+        conditions = paths.conditions
+        if conditions.has_clog and conditions.is_clogged(self._source, self._target):
+            if not paths.hold(self, packet):
+                self._lost(packet, "clog", now)
+            return
+        paths.counts.packets += 1
+        fate = conditions.fate(self._source, self._target, packet[1] + OVERHEAD_BYTES, now)
+        if fate.loss is None:
+            paths.at(min(fate.arrivals), self._arrive, packet)  # a duplicate is thrown away by its number
+        else:
+            self._lost(packet, fate.loss, now)
 
     def _lost(self, packet: _Packet, reason: str, now: float) -> None:
         """Send it again after QUIC's probe time-out, which doubles each time (RFC 9002, section 6.2)."""
@@ -171,10 +169,10 @@ class Stream:
     def _resend(self, packet: _Packet) -> None:
         if not self._sender.is_gone:
             self._paths.counts.resent += 1
-            self._carry(packet)
+            self._carry(packet, self._paths.now())
 
     def _arrive(self, packet: _Packet) -> None:
-        now = trio.current_time()
+        now = self._paths.now()
         receiver = self._receiver
         if receiver is None:
             receiver = self._receiver = self._find_receiver()
@@ -229,7 +227,12 @@ class Paths:
         self._wake = trio.Event()
         self._sleeps_until = -inf  # while it does not sleep nobody needs to wake it
         self.is_served = False
+        self._now: float | None = None
         self._held: list[tuple[Stream, _Packet]] = []
+
+    def now(self) -> float:
+        """Trio's time; while things are done that are due, the time when that began, as in any event loop."""
+        return trio.current_time() if self._now is None else self._now
 
     def at(self, due: float, action: Callable[[Any], None], argument: Any) -> None:
         """Call ``action(argument)`` at a time on Trio's clock; it must not block."""
@@ -256,9 +259,13 @@ class Paths:
 
     def _do_what_is_due(self) -> None:
         heap, now, pop = self._heap, trio.current_time(), heapq.heappop
-        while heap and heap[0][0] <= now:
-            _, _, action, argument = pop(heap)
-            action(argument)
+        self._now = now
+        try:
+            while heap and heap[0][0] <= now:
+                _, _, action, argument = pop(heap)
+                action(argument)
+        finally:
+            self._now = None
 
     def hold(self, stream: Stream, packet: _Packet) -> bool:
         """Keep a packet until `release`; False when too many are kept already."""

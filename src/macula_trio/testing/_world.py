@@ -209,7 +209,6 @@ class World:
         """Set a machine's clock wrong."""
         if self._fault():
             self._members[name].host.clock_skew_ms = skew_ms
-            self._tell("fault.skew", host=name, skew_ms=skew_ms)
 
     def change_address(self, name: str, address: str) -> None:
         """Move a machine to another address under its open sockets."""

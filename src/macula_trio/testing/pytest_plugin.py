@@ -83,11 +83,12 @@ def macula_seed(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-def _determinism() -> None:
+def _determinism(request: pytest.FixtureRequest) -> None:
     """Fail with one clear line where replays are impossible, before anything needs Trio."""
     with ExitStack() as stack:
         reason = _enter_determinism(stack, 0, entropy=True)
     if reason is not None:
+        request.node.stash[NOT_SEEDED] = reason
         pytest.fail(f"the fixtures of macula_trio cannot be used here: {reason}", pytrace=False)
 
 

@@ -37,7 +37,7 @@ def nearest(nodes: list[FrameNode], key: bytes) -> set[bytes]:
 
 async def test_sixty_nodes_find_what_is_stored_at_the_twenty_nearest(autojump_clock: Clock) -> None:
     async with open_frame_mesh(60, network=FrameNetwork(seed=3)) as nodes:
-        await trio.sleep(5)  # the first refreshes
+        await trio.sleep(1.5)  # the first refresh
         chance = random.Random(1)
         for number in range(5):
             key = dht_key(f"key.{number}")
@@ -147,10 +147,12 @@ async def test_who_requires_a_bootstrap_that_is_not_there_fails(autojump_clock: 
 
 @pytest.mark.parametrize("size", [0, 1, 3])
 async def test_the_error_of_the_body_arrives_as_it_is(size: int, autojump_clock: Clock) -> None:
+    names: list[str] = []
     with pytest.raises(KeyError):
         async with open_frame_mesh(size) as nodes:
-            assert [node.name for node in nodes] == [f"n{number}" for number in range(size)]
+            names += [node.name for node in nodes]
             raise KeyError
+    assert names == [f"n{number}" for number in range(size)]
     async with served(FrameNetwork()) as network:
         with pytest.raises(KeyError):
             async with open_frame_node(network, "n0"):
@@ -191,7 +193,7 @@ def observe_seeded(seed: int) -> tuple[tuple[str, ...], str]:
 
 def test_one_seed_is_one_course_of_things() -> None:
     first, schedule = observe_seeded(1)
-    assert len(first) > 500
+    assert len(first) > 200
     assert observe_seeded(1) == (first, schedule)
     assert observe_seeded(2)[0] != first
 
@@ -213,7 +215,7 @@ def digest(seen: tuple[str, ...], schedule: str) -> str:
     return hashlib.sha256("\n".join((*seen, schedule)).encode()).hexdigest()
 
 
-# -- cancelled at any step ------------------------------------------------------------------------------------------------
+# -- cancelled at any step -----------------------------------------------------------------------------------------
 
 
 class CancelAtStep(trio.abc.Instrument):

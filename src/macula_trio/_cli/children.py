@@ -108,6 +108,7 @@ def _judge(code: int | None, output: str, complaint: str, wall_s: float) -> Chil
 
 async def _kill(process: trio.Process) -> None:
     process.kill()
+    await process.wait()
 
 
 @attrs.define

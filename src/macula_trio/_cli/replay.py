@@ -59,6 +59,11 @@ class Difference:
     lines: list[str] = attrs.field(factory=list)
 
 
+def _end_after(_context: click.Context, _parameter: click.Parameter, limit_s: float | None) -> None:
+    if limit_s is not None:
+        end_after(limit_s)
+
+
 @click.command()
 @click.argument("file")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Everything follows from it.")
@@ -79,7 +84,7 @@ class Difference:
     help="Leave out the faults of these numbers, from 0 on.",
 )
 @click.option("--traceback", is_flag=True, help="Where an exception came from, on stderr.")
-@click.option("--limit", type=click.FloatRange(0, min_open=True), hidden=True)
+@click.option("--limit", type=float, hidden=True, expose_value=False, callback=_end_after)
 @json_option
 def replay(
     *,
@@ -92,7 +97,6 @@ def replay(
     seconds: float | None,
     skip_faults: tuple[int, ...] | None,
     traceback: bool,
-    limit: float | None,
     as_json: bool,
 ) -> int:
     """Run the scenario of FILE and tell its story.
@@ -102,8 +106,6 @@ def replay(
     """
     if traceback and hash_seeds is not None:
         raise click.UsageError("--traceback is of one run; leave out --hash-seeds")
-    if limit is not None:
-        end_after(limit)
     scale = Scale(nodes=nodes, seconds=seconds, skip_faults=skip_faults or ())
     golden = None if against is None else _read_trace(against)
     if trace_file is not None:

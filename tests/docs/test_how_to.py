@@ -68,7 +68,6 @@ def test_they_pass_with_marks_instead_of_trio_mode_and_with_other_seeds(tmp_path
 @pytest.mark.parametrize(
     ("name", "test", "right", "wrong"),
     [
-        ("test_thermostat.py", "test_an_order_outlives_a_partition", "sim_network.heal()", "pass"),
         ("test_thermostat.py", "test_a_boost_ends_with_the_callers_patience", "not thermostat.boosting", "False"),
         ("test_crash.py", "test_an_order_reaches_a_thermostat_that_was_restarted", "celsius == 18", "celsius == 19"),
     ],
@@ -82,9 +81,11 @@ def test_a_test_that_fails_tells_its_seed_as_the_page_says(
     assert done.returncode == 1, done.stdout + done.stderr
     told = re.findall(r"^seed (\d+); to repeat: pytest --macula-seed (\d+) (\S+)$", done.stdout, re.MULTILINE)
     assert [(test_id, seed == again) for seed, again, test_id in told] == [(f"{name}::{test}", True)]
-    example = re.search(
-        r"^seed (\d+); to repeat: pytest --macula-seed \1 \S+$", PAGE.read_text(encoding="utf-8"), re.MULTILINE
-    )
-    assert example is not None
-    if test in example[0]:
-        assert example[0] in done.stdout
+
+
+def test_the_report_on_the_page_is_a_real_one(tmp_path: Path) -> None:
+    report = re.search(r"^```text\n(.*?)```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert report is not None
+    name = "test_thermostat.py"
+    done = run(tmp_path, {**files(), name: files()[name].replace("sim_network.heal()", "pass")}, "-k", "partition")
+    assert report[1] in done.stdout

@@ -1,19 +1,21 @@
 """A sweep on a Dask cluster: each worker runs one child process per seed, as this machine would.
 
-What is shipped is the text of the scenario; the package must be there.  Never to be used inside of Trio: the client is
-synchronous, and has an event loop and a thread of its own.
+What is shipped is the text of the scenario; the package must be there.  The client of Dask is made for asyncio, so all of
+this runs in an event loop of its own, never inside of Trio.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import attrs
 import trio
 
 from macula_trio._cli.children import Child, run_child
@@ -22,10 +24,10 @@ from macula_trio.errors import MeshError
 from macula_trio.testing._world import Scale
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Client
 
-CONNECT_DEADLINE_S: Final = 10  # for the scheduler, and then for the first worker
-CLOSE_DEADLINE_S: Final = 3
+CONNECT_DEADLINE_S: Final = 10.0  # for the scheduler, and then for the first worker
+CLOSE_DEADLINE_S: Final = 3.0
 GRACE_S: Final = 30.0  # beyond a child's own limit: then something must have been done, or the cluster is stuck
 POLL_S: Final = 2.0  # between looks at whether scheduler and workers are still there
 AHEAD: Final = 2  # tasks for each thread of a worker: one runs, one waits; memory does not grow with the seeds
@@ -68,89 +70,120 @@ def sweep_cluster(
       MissingExtra: Dask's package is not installed.
       ClusterFailed: the scheduler or its workers are not there, or not any more; one line.
     """
-    turns = iter(seeds)
-    pending: dict[Future, int] = {}
-    with _open_client(address) as client:
-        ahead = AHEAD * _threads(client, address)
-        while True:
-            while len(pending) < ahead and (seed := next(turns, None)) is not None:
-                pending[client.submit(run_seed, name, source, seed, limit_s, pure=False)] = seed
-            if not pending:
-                return
-            _wait_for_one(client, address, list(pending), limit_s + GRACE_S)
-            for future in [future for future in pending if future.done()]:
-                take(pending.pop(future), _result(future, address))
-
-
-@contextmanager
-def _open_client(address: str) -> Generator[Client, None, None]:
-    """The client for the length of the block; what it would log is said by our errors."""
     try:
-        import dask  # noqa: PLC0415 - an extra
-        from distributed import Client  # noqa: PLC0415
+        import distributed  # noqa: F401, PLC0415 - an extra, and slow to load
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] not in ("dask", "distributed"):
             raise
         raise MissingExtra('--cluster is an extra; install it: pip install "macula-trio[cluster]"') from exc
-    logging.disable(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)  # what Dask would log is said by our errors
     try:
-        with dask.config.set({"distributed.comm.timeouts.connect": f"{CONNECT_DEADLINE_S} s"}):
-            try:
-                client = Client(address, timeout=CONNECT_DEADLINE_S, set_as_default=False)
-            except Exception as exc:  # an address that is none, nobody there, somebody else there
-                raise ClusterFailed(f"no scheduler of a cluster at {address}: {exc}") from exc
-            try:
-                yield client
-            finally:
-                client.close(timeout=CLOSE_DEADLINE_S)  # what nobody waits for any more is cancelled
+        asyncio.run(_sweep(address, _Work(name, source, limit_s, iter(seeds), take)))
     finally:
         logging.disable(logging.NOTSET)
 
 
-def _threads(client: Client, address: str) -> int:
-    """How many tasks the cluster runs at once; waits for the first worker."""
-    try:
-        client.wait_for_workers(1, timeout=CONNECT_DEADLINE_S)
-        threads: dict[str, int] = client.nthreads()
-    except Exception as exc:
-        raise ClusterFailed(f"no worker at {address} within {CONNECT_DEADLINE_S} s") from exc
-    return max(1, sum(threads.values()))
+@attrs.define
+class _Work:
+    """What is to be done, and when something was done last."""
+
+    name: str
+    source: bytes
+    limit_s: float
+    turns: Iterator[int]
+    take: Callable[[int, Child], None]
+    progress_at: float = attrs.field(factory=time.monotonic)
 
 
-def _wait_for_one(client: Client, address: str, futures: list[Future], limit_s: float) -> None:
-    """Wait until one is done; what became of it is not judged here.
+async def _sweep(address: str, work: _Work) -> None:
+    failure: ClusterFailed | None = None
+    async with _open_client(address) as client:
+        threads = await _threads(client, address)
+        work.progress_at = time.monotonic()
+        try:
+            async with asyncio.TaskGroup() as group:
+                watch = group.create_task(_watch(client, address, work))
+                await asyncio.gather(
+                    *(group.create_task(_take_turns(client, address, work)) for _ in range(AHEAD * threads))
+                )
+                watch.cancel()
+        except* ClusterFailed as failed:
+            failure = _first(failed)
+    if failure is not None:
+        raise failure  # outside of ``except*``, which would wrap it
+
+
+async def _take_turns(client: Client, address: str, work: _Work) -> None:
+    """Have one seed after another replayed; several of us share them."""
+    for seed in work.turns:
+        future = client.submit(run_seed, work.name, work.source, seed, work.limit_s, pure=False)
+        try:
+            child: Child = await future
+        except asyncio.CancelledError as exc:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Dask says of a future in this way that its scheduler is gone; asyncio would take it for our own end.
+            raise ClusterFailed(f"the cluster at {address} has lost what it was to do") from exc
+        except Exception as exc:  # a worker could not even start, or is gone again and again
+            raise ClusterFailed(f"a worker at {address} failed: {type(exc).__name__}: {exc}") from exc
+        work.progress_at = time.monotonic()
+        work.take(seed, child)
+
+
+async def _watch(client: Client, address: str, work: _Work) -> None:
+    """Look whether the cluster is alive and does something.
 
     Raises:
       ClusterFailed: scheduler or workers are gone, or nothing was done within the limit.
     """
-    started = seen = time.monotonic()
-    while not any(future.done() for future in futures):
-        _poll(futures)
+    seen = time.monotonic()
+    while True:
+        await asyncio.sleep(POLL_S)
+        with suppress(Exception):  # whatever a broken connection comes to
+            async with asyncio.timeout(CONNECT_DEADLINE_S):
+                if client.status == "running" and await client.nthreads():
+                    seen = time.monotonic()
         now = time.monotonic()
-        try:
-            is_there = client.status == "running" and bool(client.nthreads())
-        except Exception:  # whatever a broken connection comes to
-            is_there = False
-        if is_there:
-            seen = now
-        elif now - seen > CONNECT_DEADLINE_S:
+        if now - seen > CONNECT_DEADLINE_S:
             raise ClusterFailed(f"the cluster at {address} has lost its scheduler or its last worker")
-        if now - started > limit_s:
-            raise ClusterFailed(f"the cluster at {address} has not ended any seed within {limit_s:g} s")
+        if now - work.progress_at > work.limit_s + GRACE_S:
+            raise ClusterFailed(f"the cluster at {address} has not ended any seed in {work.limit_s + GRACE_S:g} s")
 
 
-def _poll(futures: list[Future]) -> None:
-    from distributed import wait  # noqa: PLC0415 - see _open_client
+@asynccontextmanager
+async def _open_client(address: str) -> AsyncGenerator[Client, None]:
+    """A client for the length of the block."""
+    from distributed import Client  # noqa: PLC0415 - see sweep_cluster
 
+    client = Client(address, asynchronous=True, timeout=CONNECT_DEADLINE_S, set_as_default=False)
     try:
-        wait(futures, timeout=POLL_S, return_when="FIRST_COMPLETED")
-    except Exception:  # its time is over, or one was cancelled; the caller looks for itself
-        return
+        try:
+            # Its own time-out does not cover somebody who accepts and says nothing.
+            async with asyncio.timeout(CONNECT_DEADLINE_S):
+                await client
+        except Exception as exc:  # nobody there, or somebody else
+            reason = str(exc) or f"no answer within {CONNECT_DEADLINE_S:g} s"
+            raise ClusterFailed(f"no scheduler of a cluster at {address}: {reason}") from exc
+        yield client
+    finally:
+        with suppress(Exception):  # what nobody waits for any more is cancelled, if anybody is there to be told
+            async with asyncio.timeout(CLOSE_DEADLINE_S):
+                await client.close()
 
 
-def _result(future: Future, address: str) -> Child:
+async def _threads(client: Client, address: str) -> int:
+    """How many tasks the cluster runs at once; waits for the first worker."""
     try:
-        child: Child = future.result(timeout=CONNECT_DEADLINE_S)
-        return child
-    except Exception as exc:  # raised by a worker that could not even start, or because it is gone
-        raise ClusterFailed(f"a worker at {address} failed: {type(exc).__name__}: {exc}") from exc
+        async with asyncio.timeout(CONNECT_DEADLINE_S):
+            await client.wait_for_workers(1)
+            threads: dict[str, int] = await client.nthreads()
+    except Exception as exc:
+        raise ClusterFailed(f"no worker at {address} within {CONNECT_DEADLINE_S:g} s") from exc
+    return max(1, sum(threads.values()))
+
+
+def _first(group: BaseExceptionGroup[ClusterFailed]) -> ClusterFailed:
+    """One of them says enough."""
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

@@ -23,12 +23,14 @@ from macula_trio._cli.replay import ERROR_MAX, INTERRUPTED, check_scenario
 from macula_trio._cli.runner import failures, run
 from macula_trio._cli.scales import judged_by, read_range, replay_arguments, replay_command, write_numbers
 from macula_trio._cli.story import clip
+from macula_trio._util import parse_endpoint
 from macula_trio.testing._shrink import Shrink, Size
 from macula_trio.testing._world import Scale
 
 JOBS_MAX: Final = 1024  # processes at once; far more than one machine has cores
 KINDS_MAX: Final = 20  # of errors are told apart; a scenario that fails in more ways is one that never worked
 SEEDS_MAX: Final = 10  # of one kind are named, the lowest ones
+SCHEMES: Final = ("tcp", "tls", "ws", "wss")  # of a cluster's scheduler
 OTHER_KINDS: Final = "other kinds"
 
 Take: TypeAlias = Callable[[int, Child], None]
@@ -90,11 +92,29 @@ class Found:
             self.first = seed, child
 
 
+def read_scheduler(text: str) -> str:
+    """Read the address of a scheduler: HOST:PORT, or with one of `SCHEMES` in front.
+
+    Raises:
+      ValueError: it is none; Dask itself would find out late, and in many lines.
+    """
+    scheme, _, endpoint = text.rpartition("://")
+    if scheme and scheme not in SCHEMES:
+        raise ValueError(f"{scheme}:// is none of {', '.join(SCHEMES)}")
+    parse_endpoint(endpoint)
+    return text
+
+
 @click.command()
 @click.argument("file")
 @click.option("--seeds", metavar="A:B", required=True, callback=judged_by(read_range), help="From A to B-1.")
 @click.option("--jobs", type=click.IntRange(1, JOBS_MAX), help="Processes at once; as many as cores by default.")
-@click.option("--cluster", metavar="ADDRESS", help="Scheduler of a Dask cluster that does the work.")
+@click.option(
+    "--cluster",
+    metavar="ADDRESS",
+    callback=judged_by(read_scheduler),
+    help="Scheduler of a Dask cluster that does the work: HOST:PORT, or tls://HOST:PORT.",
+)
 @click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),

@@ -61,9 +61,9 @@ class DeadlockWatch(trio.abc.Instrument):
     def __init__(
         self, clock: MockClock, *, virtual_s_max: float = VIRTUAL_S_MAX, steps_max: int = STEPS_PER_INSTANT_MAX
     ) -> None:
-        self.scope = trio.CancelScope()
-        self.fired = False
-        self.blocked = ""
+        self.scope: trio.CancelScope = trio.CancelScope()
+        self.fired: bool = False
+        self.blocked: str = ""
         self._clock = vars(clock)
         self._reason = ""
         self._limit_s = virtual_s_max

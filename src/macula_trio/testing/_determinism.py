@@ -174,7 +174,7 @@ class ScheduleDigest(trio.abc.Instrument):
     """
 
     def __init__(self) -> None:
-        self.steps = 0
+        self.steps: int = 0
         self._hash = hashlib.blake2b(digest_size=16)
         self._last: deque[tuple[float, str]] = deque(maxlen=STEPS_KEPT)
         self._names: dict[Task, str] = {}

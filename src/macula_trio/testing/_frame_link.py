@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import enum
 import logging
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import Any, Final
 
 import attrs
@@ -16,48 +16,34 @@ from macula_trio._peer.handshake import LocalParty, refusal_code
 from macula_trio._peer.link import ASKS_MAX, BACKLOG_BYTES_MAX, LinkState
 from macula_trio._util import clip
 from macula_trio._wire import messages as wire
-from macula_trio._wire.codec import decode_frame, decode_message, encode_message
+from macula_trio._wire.codec import decode_frame, encode_message
 from macula_trio._wire.correlation import REPLIES, correlation_of
-from macula_trio._wire.frame import Frame
 from macula_trio.abc import Link, Message, MessageHandler, ReplyT
 from macula_trio.errors import (
     ErrorCode,
     LocalProtocolError,
     MeshError,
     NotSent,
-    OwnIdentity,
     PeerUnavailable,
-    RealmMismatch,
     RemoteProtocolError,
     TrustError,
 )
-from macula_trio.testing._frame_streams import SEGMENT_BYTES, WINDOW_BYTES, Paths, Stream, StreamEnd
+from macula_trio.testing._frame_handshake import (
+    CONNECT_BYTES,
+    FLIGHT_BYTES,
+    HELLO_BYTES,
+    PONG_BYTES,
+    Introduction,
+    Step,
+    judge,
+)
+from macula_trio.testing._frame_pending import Pending
+from macula_trio.testing._frame_streams import WINDOW_BYTES, Paths, Stream, StreamEnd
 
 logger = logging.getLogger("macula_trio.testing.frames")
 
-# What the first four packets of a link carry, measured on the real one with Ed25519 identities.
-HELLO_BYTES: Final = SEGMENT_BYTES  # a client's first packet is padded (RFC 9000, section 14.1), here to the whole MTU
-FLIGHT_BYTES: Final = SEGMENT_BYTES  # the server's certificate and its proof for TLS; padded likewise
-CONNECT_BYTES: Final = SEGMENT_BYTES  # the end of TLS and CONNECT; padded likewise
-PONG_BYTES: Final = 817
-
 _PROBE: Final = -1  # timestamp of the PING that asks a silent peer for a sign of life; callers count from 0 up
 _REPLY_TYPES: Final = frozenset(REPLIES)
-
-
-class _Step(enum.Enum):
-    """Parts of the handshake that say nothing of nodes."""
-
-    HELLO = "hello"
-    FLIGHT = "flight"
-
-
-@attrs.frozen
-class _Introduction:
-    """CONNECT: who dials, and for whom."""
-
-    party: LocalParty
-    expected: NodeId | None
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -92,34 +78,6 @@ class FrameContext:
     unhandled: int = 0
 
 
-class _Pending:
-    """One request of ours that waits for its reply; a `trio.Event` in fewer steps."""
-
-    __slots__ = ("_task", "outcome")
-
-    def __init__(self) -> None:
-        self.outcome: Message | MeshError | None = None
-        self._task: trio.lowlevel.Task | None = None
-
-    async def wait(self) -> None:
-        if self.outcome is not None:  # the link ended by the request itself
-            await trio.lowlevel.checkpoint()
-            return
-        self._task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(self._abort)
-
-    def resolve(self, outcome: Message | MeshError) -> None:
-        if self.outcome is None:  # the reply that came counts, even when the link ended behind it
-            self.outcome = outcome
-            if self._task is not None:
-                trio.lowlevel.reschedule(self._task)
-                self._task = None
-
-    def _abort(self, _raise_cancel: Any) -> trio.lowlevel.Abort:
-        self._task = None  # Trio wakes it; a reply that comes now must not wake it again
-        return trio.lowlevel.Abort.SUCCEEDED
-
-
 class FrameLink:
     """`macula_trio.abc.Link` over two `Stream`s; made by `macula_trio.testing.frames.FrameTransport`.
 
@@ -132,6 +90,7 @@ class FrameLink:
       expected: whom we dial for; None when only the address is known.
 
     Attributes:
+      heard_at: when the peer last gave a sign of life.
       settled: set when it is live or has ended.
       was_live: whether it ever was.
       error: why it has ended.
@@ -164,11 +123,11 @@ class FrameLink:
         self.endpoint: str | None = None
         self.capabilities: frozenset[str] = frozenset()
         self.peer_is_leaving = False
-        self._pending: dict[tuple[str, object], _Pending] = {}
+        self._pending: dict[tuple[str, object], Pending] = {}
         self._close_callbacks: dict[Callable[[], None], None] = {}
-        self._heard_at = self._quiet_since = now
-        self._has_sent = False  # since it last heard anything
-        self._probed_at: float | None = None
+        self.heard_at = now
+        self._sent_at = -inf  # the first packet since then
+        self._probed_at = -inf
         self._watch(now)
 
     # -- what others see ----------------------------------------------------------------------------------------
@@ -210,7 +169,7 @@ class FrameLink:
         await trio.lowlevel.checkpoint_if_cancelled()  # it yields below in any case
         if self._out.bytes_under_way > WINDOW_BYTES:
             await self._out.wait_room()
-        pending = self._pending[key] = _Pending()
+        pending = self._pending[key] = Pending()
         try:
             self.send_nowait(request)
             await pending.wait()
@@ -239,7 +198,7 @@ class FrameLink:
 
     def dial(self) -> None:
         """Begin the handshake."""
-        self._put(_Step.HELLO, HELLO_BYTES)
+        self._put(Step.HELLO, HELLO_BYTES)
         deadline = trio.current_time() + self._context.dial_deadline_s
         self._context.paths.at(deadline, FrameLink._dial_expired, self)
 
@@ -248,7 +207,8 @@ class FrameLink:
         if self.is_gone:
             return
         if self._out.is_answered:
-            self._put_frame(encode_message(wire.Disconnect(reason=code.value, message=clip(message))))
+            farewell = encode_message(wire.Disconnect(reason=code.value, message=clip(message)))
+            self._put(farewell, len(farewell))
         self.end(self.error or PeerUnavailable(f"{self._label()}: link was closed: {message or code.value}"))
 
     def end(self, error: MeshError) -> None:
@@ -275,12 +235,6 @@ class FrameLink:
 
     # -- the end of two streams -------------------------------------------------------------------------------------
 
-    def heard(self, now: float) -> None:
-        """The peer is there."""
-        self._heard_at = self._quiet_since = now
-        self._has_sent = False
-        self._probed_at = None
-
     def given_up(self) -> None:
         """A packet was lost again and again."""
         self.end(PeerUnavailable(f"{self._label()}: a packet was lost too often"))
@@ -291,9 +245,7 @@ class FrameLink:
             self._shake_hands(content)
             return
         try:
-            message = decode_message(Frame(*decode_frame(content)))
-            assert message is not None  # what was encoded is of a known type
-            self._dispatch(message)
+            self._dispatch(wire.from_body(*decode_frame(content)))
         except RemoteProtocolError as exc:  # it can be encoded, and yet no peer may send it
             self.error = exc
             self.close(exc.code, str(exc))
@@ -307,19 +259,16 @@ class FrameLink:
         return f"node {self.node_id.short} at {self.peer_address}" if self.node_id else f"peer at {self.peer_address}"
 
     def _write(self, message: Message) -> None:
-        self._put_frame(encode_message(message))
+        frame = encode_message(message)
+        self._put(frame, len(frame))
         if self._out.bytes_under_way > BACKLOG_BYTES_MAX:
             self.end(PeerUnavailable(f"{self._label()} has not taken {self._out.bytes_under_way} bytes"))
-
-    def _put_frame(self, frame: bytes) -> None:
-        self._put(frame, len(frame))
 
     def _put(self, content: Any, size: int) -> None:
         if self.is_gone:
             return  # of a dead machine, whose tasks do not know it yet
-        if not self._has_sent:  # RFC 9000, section 10.1: the first packet since it heard anything counts, too
-            self._has_sent = True
-            self._quiet_since = self._context.paths.now()
+        if self._sent_at < self.heard_at:
+            self._sent_at = self._context.paths.now()
         self._out.put(content, size)
 
     def _dispatch(self, message: Message) -> None:
@@ -354,12 +303,12 @@ class FrameLink:
         """TLS, then CONNECT and PONG: two round trips, in order, of which the second decides."""
         party = self._context.party
         match content:
-            case _Step.HELLO:
-                self._put(_Step.FLIGHT, FLIGHT_BYTES)
-            case _Step.FLIGHT:
-                self._put(_Introduction(party, self.expected), CONNECT_BYTES)
-            case _Introduction(dialer, expected):
-                refusal = _judge(party, dialer, expected)
+            case Step.HELLO:
+                self._put(Step.FLIGHT, FLIGHT_BYTES)
+            case Step.FLIGHT:
+                self._put(Introduction(party, self.expected), CONNECT_BYTES)
+            case Introduction(dialer, expected):
+                refusal = judge(party, dialer, expected)
                 if refusal is None:
                     self._put(party, PONG_BYTES)
                     self._become_live(dialer)
@@ -400,39 +349,30 @@ class FrameLink:
 
     def _watch(self, now: float) -> None:
         context = self._context
-        idle_at = self._quiet_since + context.idle_timeout_s
-        doubtful_at = max(self._heard_at + context.keepalive_s, now + context.keepalive_s / 2)
-        context.paths.at(min(idle_at, doubtful_at), FrameLink._look, self)
+        doubtful_at = max(self.heard_at + context.keepalive_s, now + context.keepalive_s / 2)
+        context.paths.at(min(self._idle_at, doubtful_at), FrameLink._look, self)
+
+    @property
+    def _idle_at(self) -> float:
+        """RFC 9000, section 10.1: what was heard counts, and the first packet that was sent since then."""
+        return max(self.heard_at, self._sent_at) + self._context.idle_timeout_s
 
     def _look(self) -> None:
         """End a link that is silent for too long; before, if something depends on it, ask for a sign of life."""
         if self.is_gone:
             return
-        now = trio.current_time()
-        if now >= self._quiet_since + self._context.idle_timeout_s:
-            self.end(PeerUnavailable(f"{self._label()}: silent for {now - self._heard_at:.1f} s"))
-            return
-        if self._state is LinkState.LIVE and now - self._heard_at >= self._context.keepalive_s:
-            if self._probed_at is not None and now - self._probed_at >= self._context.keepalive_s:
-                self.close(ErrorCode.SILENT, f"silent for {now - self._heard_at:.1f} s")
-                return
-            if self._probed_at is None and (self._pending or self._close_callbacks):
-                self._probed_at = now
-                self._write(wire.Ping(timestamp=_PROBE))
+        now, keepalive_s = trio.current_time(), self._context.keepalive_s
+        if now >= self._idle_at:
+            self.end(PeerUnavailable(f"{self._label()}: silent for {now - self.heard_at:.1f} s"))
+        elif self._state is LinkState.LIVE and now - self.heard_at >= keepalive_s:
+            if self._probed_at < self.heard_at:
+                if self._pending or self._close_callbacks:
+                    self._probed_at = now
+                    self._write(wire.Ping(timestamp=_PROBE))
+            elif now - self._probed_at >= keepalive_s:
+                self.close(ErrorCode.SILENT, f"silent for {now - self.heard_at:.1f} s")
         if not self.is_gone:
             self._watch(now)
-
-
-def _judge(party: LocalParty, dialer: LocalParty, expected: NodeId | None) -> TrustError | None:
-    """What `macula_trio._peer.handshake` decides about a CONNECT whose proof is good."""
-    own = party.credentials.node_id
-    if dialer.realm != party.realm:
-        return RealmMismatch(f"peer is in realm {dialer.realm!r}, we are in {party.realm!r}")
-    if expected not in (None, own):
-        return TrustError("peer dialed for another node than us")
-    if dialer.credentials.node_id == own:
-        return OwnIdentity("peer has our own node id")
-    return None
 
 
 def _hex(node_id: NodeId | None) -> str | None:

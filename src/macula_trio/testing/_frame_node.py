@@ -193,14 +193,6 @@ class FrameNode:
         if scope.cancelled_caught and required:
             raise PeerUnavailable(f"no bootstrap node answered within {self._config.join_deadline_s:g} s")
 
-    async def _leave(self) -> None:
-        if self._crashed.is_set():
-            return
-        with trio.move_on_after(self._config.close_deadline_s, shield=True):
-            await self._dht.wait_withdrawn()
-        self._is_open = False
-        self._transport.leave()
-
 
 @asynccontextmanager
 async def open_frame_node(
@@ -253,12 +245,15 @@ async def open_frame_node(
                 body_error = exc
                 raise
             finally:
-                await node._leave()
+                if node._is_open:  # it has not crashed
+                    with trio.move_on_after(node._config.close_deadline_s, shield=True):
+                        await node._dht.wait_withdrawn()
+                    node._is_open = False
+                    node._transport.leave()
     except BaseExceptionGroup as group:
         failure = prefer_body_error(group, body_error)
     finally:
-        node._is_open = False
-        node._transport.leave()
+        node._transport.leave()  # also when it was cancelled before it was open
     if failure is not None:
         raise failure  # outside of ``except``: no group in its context
 

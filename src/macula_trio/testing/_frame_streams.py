@@ -28,15 +28,17 @@ WINDOW_BYTES: Final = 1024 * 1024  # as in `macula_trio._peer.link`: above, whoe
 
 
 class StreamEnd(Protocol):
-    """Who sends or receives."""
+    """Who sends or receives.
+
+    Attributes:
+      heard_at: when the other end last gave a sign of life.
+    """
+
+    heard_at: float
 
     @property
     def is_gone(self) -> bool:
         """Whether it neither sends nor takes anything any more."""
-        ...
-
-    def heard(self, now: float) -> None:
-        """The other end gave a sign of life."""
         ...
 
     def take(self, content: Any) -> None:
@@ -150,7 +152,8 @@ class Stream:
         paths.counts.packets += 1
         fate = conditions.fate(self._source, self._target, packet[1] + OVERHEAD_BYTES, now)
         if fate.loss is None:
-            paths.at(min(fate.arrivals), self._arrive, packet)  # a duplicate is thrown away by its number
+            due = fate.arrivals[0] if len(fate.arrivals) == 1 else min(fate.arrivals)  # copies are thrown away
+            paths.at(due, self._arrive, packet)
         else:
             self._lost(packet, fate.loss, now)
 
@@ -179,13 +182,10 @@ class Stream:
             if receiver is None:
                 self._lost(packet, "unreachable", now)
                 return
-        if receiver.is_gone:
-            self._paths.counts.lost["gone"] += 1
-            return
-        receiver.heard(now)
+        receiver.heard_at = now
         conditions = self._paths.conditions
         if not conditions.has_partition or not conditions.is_cut(self._target, self._source):
-            self._sender.heard(now)  # its acknowledgement, which travels in no time
+            self._sender.heard_at = now  # its acknowledgement, which travels in no time
         packet[0].missing -= 1
         items = self._items
         while items and not items[0].missing and not receiver.is_gone:

@@ -11,16 +11,21 @@ from macula_trio.testing._determinism import (
     run_seeded,
 )
 from macula_trio.testing._faults import LinkModel
+from macula_trio.testing._frame_node import FrameNode, open_frame_mesh, open_frame_node
 from macula_trio.testing._invariants import InvariantViolated
 from macula_trio.testing._mesh import open_mesh
 from macula_trio.testing._scenario import Outcome, ScenarioError, replay, run_scenario
 from macula_trio.testing._world import Scale, World, open_world
+from macula_trio.testing.frames import FrameNetwork, FrameStatistics
 from macula_trio.testing.network import SimHost, SimNetwork, SimStatistics
 
 __all__ = [
     "Deadlock",
     "DeadlockWatch",
     "DeterminismUnavailable",
+    "FrameNetwork",
+    "FrameNode",
+    "FrameStatistics",
     "InvariantViolated",
     "LinkModel",
     "Outcome",
@@ -34,6 +39,8 @@ __all__ = [
     "World",
     "deterministic",
     "deterministic_scheduler",
+    "open_frame_mesh",
+    "open_frame_node",
     "open_mesh",
     "open_world",
     "replay",

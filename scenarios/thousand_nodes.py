@@ -4,6 +4,8 @@ On the frame-level network, without QUIC and TLS; the DHT is the real one.  Chec
 all nodes; a value gets twenty replicas, which are the closest, and is found from anywhere.
 """
 
+import hashlib
+
 import trio
 
 from macula_trio import NodeId, dht_key
@@ -34,10 +36,12 @@ def closest(nodes: list[FrameNode], target: bytes) -> list[NodeId]:
 async def lookups(world: World, nodes: list[FrameNode]) -> None:
     limiter = trio.CapacityLimiter(AT_ONCE)
     shares: list[float] = []
+    digest = hashlib.sha256()
 
     async def look_up(node: FrameNode, target: bytes) -> None:
         async with limiter:
-            found = {contact.node_id for contact in await node.find_node(target)}
+            found = [contact.node_id for contact in await node.find_node(target)]
+        digest.update(b"".join(found))
         expected = closest([other for other in nodes if other is not node], target)
         shares.append(sum(node_id in found for node_id in expected) / len(expected))
 
@@ -46,7 +50,7 @@ async def lookups(world: World, nodes: list[FrameNode]) -> None:
             for lookup in range(LOOKUPS_PER_NODE):
                 nursery.start_soon(look_up, node, dht_key(f"target {number} {lookup}"))
     share = sum(shares) / len(shares)
-    world.note("thousand.looked_up", lookups=len(shares), found=round(share, 4), worst=round(min(shares), 4))
+    world.note("thousand.looked_up", lookups=len(shares), found=round(share, 4), digest=digest.hexdigest()[:16])
     world.check("lookups find the closest of all nodes", share >= FOUND_SHARE_MIN, f"{share:.3f} of them")
 
 

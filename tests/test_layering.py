@@ -79,9 +79,9 @@ ONLY_IN: Final = {
     **dict.fromkeys(["__import__", "builtins.__import__", "importlib.import_module"], ("testing/*",)),
 }
 BROAD_EXCEPT_IN: Final = {
-    "Exception": ("_cli/*", "_net/quic.py", "_rpc/service.py"),
-    # _node.py tells the body's error from those of the nursery that it hides.
-    "BaseException": ("_cli/*", "_net/quic.py", "_node.py", "_rpc/service.py", "testing/_frame_node.py"),
+    "Exception": ("_cli/*", "_net/quic.py", "_rpc/service.py", "testing/_scenario.py"),
+    # _background.py tells a body's error from those of the nursery that its block hides.
+    "BaseException": ("_background.py", "_cli/*", "_net/quic.py", "_rpc/service.py", "testing/_frame_node.py"),
 }
 THREADS_IN: Final = ("_store/sqlite.py",)  # SQLite blocks
 FACES: Final = {"__init__.py", "_public.py", "testing/__init__.py", "testing/_public.py", "wire.py"}
@@ -357,7 +357,8 @@ ALLOWED: Final = [
     ("_wire/codec.py", "import msgpack"),
     ("_net/quic.py", "import aioquic\nimport trio\ntry:\n    f()\nexcept Exception:\n    pass"),
     ("_net/udp.py", "import time\ntime.time_ns()\ntime.perf_counter()"),
-    ("_node.py", "import random, os\nos.urandom(16)\ntry:\n    f()\nexcept BaseException:\n    raise"),
+    ("_node.py", "import random, os\nos.urandom(16)"),
+    ("_background.py", "try:\n    f()\nexcept BaseException:\n    raise"),
     ("_peer/link.py", "import os\nos.path.join\nimport time\ntime.monotonic()"),
     ("_rpc/service.py", "try:\n    f()\nexcept Exception:\n    pass"),
     ("_store/sqlite.py", "import sqlite3, trio\ntrio.to_thread.run_sync(f)"),

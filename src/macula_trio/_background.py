@@ -6,10 +6,11 @@ instead of a crash.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVarTuple
 
+import attrs
 import trio
 
 Ts = TypeVarTuple("Ts")
@@ -81,6 +82,39 @@ async def open_service_nursery() -> AsyncGenerator[trio.Nursery, None]:
             yield nurseries[0]
         finally:
             shield.cancel()
+
+
+@attrs.define(eq=False)
+class HiddenNursery:
+    """Remembers what the body of a block raised, so that it is told from what the tasks behind the block raised."""
+
+    body_error: BaseException | None = None
+
+    @contextmanager
+    def body(self) -> Generator[None, None, None]:
+        """Goes around the ``yield`` of the block."""
+        try:
+            yield
+        except BaseException as exc:
+            self.body_error = exc
+            raise
+
+
+@contextmanager
+def hidden_nursery() -> Generator[HiddenNursery, None, None]:
+    """Goes around a nursery that the user of a block does not see: nobody should have to write ``except*`` for it."""
+    hidden = HiddenNursery()
+    failure: BaseException | None = None
+    try:
+        yield hidden
+    except BaseExceptionGroup as group:
+        failure = prefer_body_error(group, hidden.body_error)
+    if failure is not None:
+        context = failure.__context__
+        try:
+            raise failure
+        finally:
+            failure.__context__ = context  # as the body saw it: without the group, which is nobody's concern
 
 
 def prefer_body_error(group: BaseExceptionGroup[BaseException], body_error: BaseException | None) -> BaseException:

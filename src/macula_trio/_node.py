@@ -15,7 +15,7 @@ from typing import Final
 
 import trio
 
-from macula_trio._background import open_service_nursery, prefer_body_error
+from macula_trio._background import hidden_nursery, open_service_nursery
 from macula_trio._config import NodeConfig, Role, Trust
 from macula_trio._dht.client import Bootstrap, DhtSettings, StoreReport
 from macula_trio._dht.service import DhtService
@@ -426,8 +426,6 @@ async def open_node(
     route = await _first_bootstrap(network, config.bootstrap, like=host)
     storage = await network.open_storage(credentials.node_id.hex())
     socket = await network.bind((host, port))
-    body_error: BaseException | None = None
-    failure: BaseException | None = None
     try:
         node = Node(config, credentials, network, storage, _own_endpoint(config, network, socket.address, route))
         if listener is not None:
@@ -439,28 +437,23 @@ async def open_node(
             idle_timeout_s=IDLE_KEEPALIVES * config.keepalive_s,
             random_bytes=os.urandom,
         )
-        async with open_service_nursery() as services:
-            await services.start(quic.serve)
-            await services.start(partial(node._registry.serve, quic))
-            await services.start(node._rpc.serve)
-            await services.start(node._dht.serve)
-            node._is_open = True
-            try:
-                await node._join()
-                yield node
-            except BaseException as exc:
-                body_error = exc
-                raise
-            finally:
-                with trio.move_on_after(config.close_deadline_s, shield=True):
-                    await node._dht.wait_withdrawn()
-                node._say_goodbye()
-    except BaseExceptionGroup as group:
-        failure = prefer_body_error(group, body_error)
+        with hidden_nursery() as hidden:
+            async with open_service_nursery() as services:
+                await services.start(quic.serve)
+                await services.start(partial(node._registry.serve, quic))
+                await services.start(node._rpc.serve)
+                await services.start(node._dht.serve)
+                node._is_open = True
+                try:
+                    with hidden.body():
+                        await node._join()
+                        yield node
+                finally:
+                    with trio.move_on_after(config.close_deadline_s, shield=True):
+                        await node._dht.wait_withdrawn()
+                    node._say_goodbye()
     finally:
         socket.close()
-    if failure is not None:
-        raise failure  # outside of ``except``: no group in its context
 
 
 async def send_message(

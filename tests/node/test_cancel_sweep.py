@@ -105,6 +105,7 @@ async def run_once(block: Block, step: float, network: SimNetwork, nodes: list[m
     return knife
 
 
+@pytest.mark.timeout(240)  # hundreds of runs
 @pytest.mark.parametrize("block", [a_provider, a_subscriber, a_node_with_both])
 async def test_cancelled_at_any_step_nothing_is_left(block: Block, autojump_clock: trio.testing.MockClock) -> None:
     network = SimNetwork()

@@ -257,3 +257,26 @@ async def test_a_required_bootstrap_that_refuses_says_why_at_once(autojump_clock
             async with macula.open_node(other, network=network):
                 raise AssertionError("entered")
         assert trio.current_time() - started < 1
+
+
+async def test_a_listener_hears_what_happens_before_the_block_is_entered(autojump_clock: Clock) -> None:
+    network = SimNetwork()
+    heard: list[str] = []
+    async with open_mesh(1, network=network) as (first,):
+        async with macula.open_node(
+            config(listen="10.0.0.2:1", bootstrap=[first.endpoint]),
+            network=network,
+            listener=lambda event: heard.append(event.name),
+        ):
+            assert heard[:2] == ["link.opened", "node.joined"]
+        assert heard[-1] == "link.closed"
+
+
+async def test_a_call_that_fails_is_told_with_its_reason(autojump_clock: Clock) -> None:
+    async with open_mesh(1) as (node,):
+        with node.events() as events, pytest.raises(macula.NoProviders):
+            await node.call("nobody.there")
+        async for event in events:
+            assert event.name == "rpc.failed"
+            assert event.facts["reason"] == "NoProviders: no node advertises 'nobody.there'"
+            break

@@ -18,6 +18,7 @@ from quic_tools import credentials, open_peer
 from macula_trio._events import Event
 from macula_trio._ids import Contact, NodeId
 from macula_trio._peer.link import BACKLOG_BYTES_MAX, WINDOW_BYTES
+from macula_trio._peer.registry import LINKS_PER_PEER_MAX
 from macula_trio._wire import messages as wire
 from macula_trio._wire.frame import MAX_PAYLOAD
 from macula_trio.abc import Link, LinkTransport
@@ -343,6 +344,30 @@ async def test_who_leaves_itself_is_not_told_that_the_peer_does(network: Network
         await trio.sleep(0.1)
         assert link.is_closed
         assert not link.peer_is_leaving
+
+
+async def test_an_answer_that_cannot_be_sent_ends_the_link_and_not_the_node(
+    network: Network, autojump_clock: Clock
+) -> None:
+    async with network as opens, opens(1) as one, opens(2) as two:
+        two.transport.handle(wire.FindNode, lambda link, _query: link.send_nowait(large(MAX_PAYLOAD)))
+        link = await one.transport.link_to(two.contact)
+        with pytest.raises(PeerUnavailable):
+            await link.ask(question(), wire.FindNodeReply)
+        assert link.is_closed
+        assert not link.peer_is_leaving, "it ends this link, not its time in the mesh"
+        assert await one.transport.link_to(two.contact) is not link
+
+
+async def test_surplus_links_end_and_nobody_takes_that_for_a_goodbye(network: Network, autojump_clock: Clock) -> None:
+    async with network as opens, opens(1) as one, opens(2) as two:
+        links = [await one.transport.dial_endpoint(two.contact.endpoint) for _ in range(LINKS_PER_PEER_MAX + 3)]
+        await trio.sleep(0.1)
+        assert sum(not link.is_closed for link in links) == LINKS_PER_PEER_MAX
+        assert not any(link.peer_is_leaving for link in links)
+        preferred = two.transport.live_link(one.node_id)
+        assert preferred is not None
+        await preferred.ask(wire.Ping(timestamp=1), wire.Pong)
 
 
 async def test_a_dead_peer_is_noticed_by_its_silence(network: Network, autojump_clock: Clock) -> None:

@@ -92,6 +92,15 @@ async def test_a_crashed_node_is_no_more_and_its_values_are_found_elsewhere(auto
             assert not gone & {contact.node_id for contact in await node.find_node(key)}
 
 
+async def test_a_crash_ends_the_tasks_of_its_node_and_not_the_block(autojump_clock: Clock) -> None:
+    network = FrameNetwork()
+    async with open_frame_mesh(3, network=network), open_frame_node(network, "guest") as guest:
+        assert task_names().count("refresh") == 4
+        guest.crash()
+        await trio.sleep(1)
+        assert task_names().count("refresh") == 3
+
+
 async def test_a_node_is_found_under_what_it_advertises_and_not_afterwards(autojump_clock: Clock) -> None:
     async with open_frame_mesh(8) as nodes:
         key = dht_key("a.procedure")

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -15,6 +16,9 @@ from typing import Any, Final
 
 import attrs
 import trio
+
+from macula_trio._cli.scales import replay_arguments
+from macula_trio.testing._world import Scale
 
 LIMIT_S: Final = 300.0  # of the wall clock, for one replay; the longest that come with the library take about a minute
 ORPHAN_S: Final = 2.0  # beyond its limit, after which a child ends itself: whoever should have killed it is gone
@@ -88,6 +92,18 @@ async def run_child(arguments: Sequence[str], *, limit_s: float, hash_seed: int 
     if patience.cancelled_caught:
         return Child(report=None, error_kind=TIMEOUT, error=f"killed after {limit_s:g} s", wall_s=wall_s)
     return _judge(process.returncode, output.text(), complaint.text(), wall_s)
+
+
+def replay_text(name: str, source: bytes, seed: int, limit_s: float) -> Child:
+    """Replay a scenario that is no file here; what the workers of a cluster do, each in a thread of its pool."""
+    with tempfile.TemporaryDirectory(prefix="macula-trio-sweep-", ignore_cleanup_errors=True) as directory:
+        path = Path(directory) / name
+        path.write_bytes(source)
+
+        async def work() -> Child:
+            return await run_child(replay_arguments(str(path), seed, Scale()), limit_s=limit_s)
+
+        return trio.run(work)
 
 
 def end_after(limit_s: float) -> None:

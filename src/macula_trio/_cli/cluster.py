@@ -1,27 +1,22 @@
 """A sweep on a Dask cluster: each worker runs one child process per seed, as this machine would.
 
-What is shipped is the text of the scenario; the package must be there.  The client of Dask is made for asyncio, so all of
-this runs in an event loop of its own, never inside of Trio.
+What is shipped is the text of the scenario; the package must be there.  The client of Dask is made for asyncio, so all
+of this runs in an event loop of its own, never inside of Trio.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import attrs
-import trio
 
-from macula_trio._cli.children import Child, run_child
-from macula_trio._cli.scales import replay_arguments
+from macula_trio._cli.children import Child, replay_text
 from macula_trio.errors import MeshError
-from macula_trio.testing._world import Scale
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -39,18 +34,6 @@ class MissingExtra(Exception):
 
 class ClusterFailed(MeshError):
     """The cluster does not do its work."""
-
-
-def run_seed(name: str, source: bytes, seed: int, limit_s: float) -> Child:
-    """Replay a scenario under one seed in a child process; what the workers do, each in a thread of its pool."""
-    with tempfile.TemporaryDirectory(prefix="macula-trio-sweep-", ignore_cleanup_errors=True) as directory:
-        path = Path(directory) / name
-        path.write_bytes(source)
-
-        async def work() -> Child:
-            return await run_child(replay_arguments(str(path), seed, Scale()), limit_s=limit_s)
-
-        return trio.run(work)
 
 
 def sweep_cluster(
@@ -116,17 +99,11 @@ async def _sweep(address: str, work: _Work) -> None:
 async def _take_turns(client: Client, address: str, work: _Work) -> None:
     """Have one seed after another replayed; several of us share them."""
     for seed in work.turns:
-        future = client.submit(run_seed, work.name, work.source, seed, work.limit_s, pure=False)
-        try:
-            child: Child = await future
-        except asyncio.CancelledError as exc:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            # Dask says of a future in this way that its scheduler is gone; asyncio would take it for our own end.
-            raise ClusterFailed(f"the cluster at {address} has lost what it was to do") from exc
-        except Exception as exc:  # a worker could not even start, or is gone again and again
-            raise ClusterFailed(f"a worker at {address} failed: {type(exc).__name__}: {exc}") from exc
+        future = client.submit(replay_text, work.name, work.source, seed, work.limit_s, pure=False)
+        # Gathered, because Dask says of a task whose scheduler is gone that it is cancelled, as if we were.
+        (child,) = await asyncio.gather(future, return_exceptions=True)
+        if isinstance(child, BaseException):  # a worker could not even start, or is gone again and again
+            raise ClusterFailed(f"a worker at {address} failed: {type(child).__name__}: {child}") from child
         work.progress_at = time.monotonic()
         work.take(seed, child)
 
@@ -142,7 +119,7 @@ async def _watch(client: Client, address: str, work: _Work) -> None:
         await asyncio.sleep(POLL_S)
         with suppress(Exception):  # whatever a broken connection comes to
             async with asyncio.timeout(CONNECT_DEADLINE_S):
-                if client.status == "running" and await client.nthreads():
+                if await client.nthreads() and client.status == "running":
                     seen = time.monotonic()
         now = time.monotonic()
         if now - seen > CONNECT_DEADLINE_S:

@@ -182,6 +182,9 @@ class Stream:
             if receiver is None:
                 self._lost(packet, "unreachable", now)
                 return
+        if receiver.is_gone:
+            self._paths.counts.lost["gone"] += 1
+            return
         receiver.heard_at = now
         conditions = self._paths.conditions
         if not conditions.has_partition or not conditions.is_cut(self._target, self._source):

@@ -1,7 +1,8 @@
 """What happened in a run, line by line: JSON that two runs can be compared by (DESIGN section 11).
 
-A line is ``{"event": "link.opened", "facts": {...}, "node": "edge1", "t_us": 1250}``, its keys sorted.  Node ids appear as
-the names of their nodes.  Bytes of the wire never appear: key shares come from OpenSSL, and differ in every run.
+A line is ``{"event": "link.opened", "facts": {...}, "node": "edge1", "t_us": 1250}``, its keys sorted.  Node ids
+appear as the names of their nodes.  Bytes of the wire never appear: key shares come from OpenSSL, and differ in every
+run.
 """
 
 from __future__ import annotations

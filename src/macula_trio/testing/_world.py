@@ -16,7 +16,7 @@ from typing import Any, Final
 import attrs
 import trio
 
-from macula_trio._background import prefer_body_error
+from macula_trio._background import hidden_nursery
 from macula_trio._config import NodeConfig
 from macula_trio._dht.client import StoreReport
 from macula_trio._events import Event, Fact
@@ -379,26 +379,19 @@ async def open_world(*, seed: int = 0, scale: Scale | None = None) -> AsyncGener
       InvariantViolated: what must hold did not.
     """
     tasks_before = trio.lowlevel.current_statistics().tasks_living
-    body_error: BaseException | None = None
-    failure: BaseException | None = None
     world: World | None = None
     try:
-        async with trio.open_nursery() as nursery:
-            world = World(seed, scale or Scale(), nursery)
-            try:
-                yield world
-                await world._close()
-            except BaseException as exc:
-                body_error = exc
-                raise
-            finally:
+        with hidden_nursery() as hidden:
+            async with trio.open_nursery() as nursery:
+                world = World(seed, scale or Scale(), nursery)
+                with hidden.body():
+                    yield world
+                    await world._close()
                 nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        failure = prefer_body_error(group, body_error)
-    assert world is not None
-    world.trace.finish(trio.current_time())
-    failure = world._violation or failure
-    if failure is not None:
-        raise failure  # outside of ``except``: no group in its context
+    finally:
+        assert world is not None
+        world.trace.finish(trio.current_time())
+        if world._violation is not None:
+            raise world._violation
     left = trio.lowlevel.current_statistics().tasks_living - tasks_before
     world.check(NOTHING_LEFT, left <= 0 and not world.network.bound, f"{left} tasks, sockets {world.network.bound}")

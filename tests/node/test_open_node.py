@@ -274,9 +274,9 @@ async def test_a_listener_hears_what_happens_before_the_block_is_entered(autojum
 
 async def test_a_call_that_fails_is_told_with_its_reason(autojump_clock: Clock) -> None:
     async with open_mesh(1) as (node,):
-        with node.events() as events, pytest.raises(macula.NoProviders):
-            await node.call("nobody.there")
-        async for event in events:
-            assert event.name == "rpc.failed"
-            assert event.facts["reason"] == "NoProviders: no node advertises 'nobody.there'"
-            break
+        with node.events() as events:
+            with pytest.raises(macula.NoProviders):
+                await node.call("nobody.there")
+            event = await anext(events)
+        assert event.name == "rpc.failed"
+        assert event.facts["reason"] == "NoProviders: no node advertises 'nobody.there'"

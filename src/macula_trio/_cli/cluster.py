@@ -101,7 +101,8 @@ async def _take_turns(client: Client, address: str, work: _Work) -> None:
     for seed in work.turns:
         future = client.submit(replay_text, work.name, work.source, seed, work.limit_s, pure=False)
         # Gathered, because Dask says of a task whose scheduler is gone that it is cancelled, as if we were.
-        (child,) = await asyncio.gather(future, return_exceptions=True)
+        ended: list[Child | BaseException] = await asyncio.gather(future, return_exceptions=True)
+        child = ended[0]
         if isinstance(child, BaseException):  # a worker could not even start, or is gone again and again
             raise ClusterFailed(f"a worker at {address} failed: {type(child).__name__}: {child}") from child
         work.progress_at = time.monotonic()

@@ -122,7 +122,8 @@ def replay(
         difference = _compare(golden, done.trace, str(against))
     done = attrs.evolve(done, report=_with_difference(done.report, difference))
     if as_json:
-        print_json(done.report)
+        with failures():
+            print_json(done.report)
     else:
         print_story(done, scale, difference)
         if difference is None:
@@ -248,6 +249,7 @@ def _check_writable(path: str) -> None:
 # -- for people ------------------------------------------------------------------------------------------------------
 
 
+@failures()
 def print_story(done: Run, scale: Scale, difference: Difference | None) -> None:
     """Write what happened, what was checked, and by what the run is known again."""
     report, story = done.report, tell(done.trace)

@@ -155,7 +155,8 @@ def sweep(
     if code:
         return code
     if as_json:
-        print_json(report)
+        with failures():
+            print_json(report)
     if found.failed:
         raise click.ClickException(f"{found.failed} of {count(len(seeds), 'seed')} failed")
     return 0
@@ -292,6 +293,7 @@ def _shrunk(file: str, shrunk: Shrunk) -> dict[str, Any]:
     }
 
 
+@failures()
 def print_failures(report: Mapping[str, Any]) -> None:
     """Write for people which seeds failed, and how to replay them."""
     first, end = report["seeds"]
@@ -309,6 +311,7 @@ def print_failures(report: Mapping[str, Any]) -> None:
             say(f"  and {kind['count'] - len(kind['seeds'])} more")
 
 
+@failures()
 def print_shrunk(shrunk: Mapping[str, Any], *, interrupted: bool) -> None:
     """Write for people what the smallest run is."""
     so_far = ", interrupted" if interrupted else ""

@@ -22,7 +22,7 @@ async def scenario(world: World) -> None:
         for number in range(1, count):
             nursery.start_soon(world.start, f"node{number}")
             await trio.sleep(0.1)
-    await trio.sleep(world.seconds(30))  # neighbours look around in their first seconds
+    await trio.sleep(world.seconds(15))  # neighbours look around in their first seconds
     for name in ("node1", f"node{count - 1}"):
         key = dht_key(f"fanout.{name}")
         started = trio.current_time()

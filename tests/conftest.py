@@ -1,8 +1,10 @@
 """What holds for every test: no socket outlives it, and Hypothesis runs the same way each time in CI.
 
-Importing Hypothesis makes Trio schedule deterministically in the whole process (Trio registers itself
-there), but the order is drawn from a generator that is seeded only inside ``@given``.  So an ordinary
-test still meets another order of tasks in every run; one that wants a fixed order must seed it itself.
+Every Trio test is seeded by the package's own pytest plugin: by its node id, so it meets the same order of tasks each
+time.  `MACULA_SEED=$RANDOM` or `--macula-seed N` lets all of them meet another one.  Importing Hypothesis makes Trio
+schedule deterministically in the whole process (Trio registers itself there); inside ``@given`` it reseeds for each
+example.  The plugin is imported before anything else, and so before coverage would start if that were a plugin, but it
+imports nothing of the package but itself.
 """
 
 from __future__ import annotations

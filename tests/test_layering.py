@@ -81,7 +81,7 @@ ONLY_IN: Final = {
 BROAD_EXCEPT_IN: Final = {
     "Exception": ("_cli/*", "_net/quic.py", "_rpc/service.py", "testing/_scenario.py"),
     # _background.py tells a body's error from those of the nursery that its block hides.
-    "BaseException": ("_background.py", "_cli/*", "_net/quic.py", "_rpc/service.py", "testing/_frame_node.py"),
+    "BaseException": ("_background.py", "_cli/*", "_net/quic.py", "_rpc/service.py"),
 }
 THREADS_IN: Final = ("_store/sqlite.py",)  # SQLite blocks
 FACES: Final = {"__init__.py", "_public.py", "testing/__init__.py", "testing/_public.py", "wire.py"}

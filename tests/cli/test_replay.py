@@ -303,6 +303,15 @@ def test_a_run_that_follows_from_how_strings_are_hashed_is_found_out(capsys: pyt
     assert output.err == "error: sets, seed 0: PYTHONHASHSEED=1 gives another trace than PYTHONHASHSEED=0\n"
 
 
+@pytest.mark.processes
+def test_every_child_has_the_hash_seed_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    note = "import os\nasync def scenario(world):\n    world.note('told', seed=os.environ['PYTHONHASHSEED'])\n"
+    assert main(["replay", scenario("told", note), "--hash-seeds", "5:7"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "  hash seed 5  5" in lines
+    assert "  hash seed 6  6" in lines
+
+
 SCHEDULED_BY_HASH: Final = """
 import trio
 async def scenario(world):

@@ -13,9 +13,10 @@ from typing import Any, Final
 
 import pytest
 import trio
+from trio.testing import memory_stream_one_way_pair
 
 from macula_trio._cli import sweep as sweep_module
-from macula_trio._cli.children import DIED, OUTPUT_BYTES_MAX, TIMEOUT, Child, run_child
+from macula_trio._cli.children import DIED, OUTPUT_BYTES_MAX, TIMEOUT, Child, Tail, run_child
 from macula_trio._cli.main import main
 from macula_trio._cli.scales import read_numbers
 from macula_trio._cli.sweep import KINDS_MAX, OTHER_KINDS, SEEDS_MAX, Found
@@ -239,8 +240,9 @@ async def scenario(world):
     world.check("three are too many", not (world.seed % 2 and nodes >= 3))
 '''
 SPINS: Final = """
-import os
+import os, signal
 async def scenario(world):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with open(f"pid{world.seed}", "w") as file:
         file.write(str(os.getpid()))
     while world.seed != 1:
@@ -312,7 +314,7 @@ def test_a_child_whose_parent_was_killed_ends_by_itself() -> None:
 
 
 @pytest.mark.processes
-async def test_of_what_a_child_writes_only_the_end_is_kept() -> None:
+async def test_a_child_that_talks_much_is_heard_to_its_end() -> None:
     noisy = "import sys\nasync def scenario(world):\n    sys.stderr.write('x' * 3_000_000 + '\\nthe end\\n')\n"
     ended = await run_child(["replay", scenario("noisy", noisy)], limit_s=30)
     assert ended.error_kind is None
@@ -321,7 +323,18 @@ async def test_of_what_a_child_writes_only_the_end_is_kept() -> None:
     ended = await run_child(["replay", scenario("dies", dies)], limit_s=30)
     assert (ended.report, ended.error_kind) == (None, DIED)
     assert ended.error == "no report, exit code 3: the end"
-    assert OUTPUT_BYTES_MAX < 3_000_000
+
+
+async def test_of_what_a_child_writes_only_the_end_is_kept() -> None:
+    send, receive = memory_stream_one_way_pair()
+    tail = Tail()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tail.read, receive)
+        for number in range(40):
+            await send.send_all(b"%03d" % number * (OUTPUT_BYTES_MAX // 30))
+        await send.aclose()
+    assert len(tail.kept) == OUTPUT_BYTES_MAX
+    assert tail.text().endswith("039")
 
 
 @pytest.mark.processes

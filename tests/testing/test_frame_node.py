@@ -37,7 +37,6 @@ def nearest(nodes: list[FrameNode], key: bytes) -> set[bytes]:
 
 async def test_sixty_nodes_find_what_is_stored_at_the_twenty_nearest(autojump_clock: Clock) -> None:
     async with open_frame_mesh(60, network=FrameNetwork(seed=3)) as nodes:
-        await trio.sleep(1.5)  # the first refresh
         chance = random.Random(1)
         for number in range(5):
             key = dht_key(f"key.{number}")

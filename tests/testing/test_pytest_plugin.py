@@ -100,6 +100,7 @@ def test_every_trio_test_has_a_seed_of_its_own_and_repeats(runner: Runner) -> No
     assert _told(text, "first")[0] != _told(text, "second")[0]
     again = runner.run("-rP", "-k", "second")  # whatever ran before it
     assert _told(again, "second") == _told(text, "second")
+    assert "to repeat:" not in text  # that is for those who fail
 
 
 def test_the_variable_chooses_the_seed_and_the_option_beats_it(runner: Runner) -> None:
@@ -318,7 +319,8 @@ def _without(runner: Runner, *modules: str) -> dict[str, str]:
     """An environment in which these modules cannot be imported."""
     for module in modules:
         runner.write(f"broken/{module}/__init__.py", f'raise ImportError("{module} is broken")')
-    return {"PYTHONPATH": str(runner.directory / "broken")}
+    path = [str(runner.directory / "broken"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"PYTHONPATH": os.pathsep.join(path)}
 
 
 def test_an_unrelated_run_does_not_need_what_the_package_needs(runner: Runner) -> None:
@@ -405,56 +407,3 @@ def test_without_trio_the_own_fixtures_say_so(runner: Runner) -> None:
     assert "1 passed, 1 error" in text
     assert "the fixtures of macula_trio cannot be used here: ImportError: trio is broken" in text
     assert "Traceback" not in text
-
-
-# -- the lazy face ---------------------------------------------------------------------------------------------------
-
-
-def _python(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import macula_trio; macula_trio.__version__",
-        "import macula_trio.testing.pytest_plugin",
-        "import macula_trio.testing; assert not hasattr(macula_trio.testing, '__wrapped__')",
-        "import macula_trio; assert not hasattr(macula_trio, '_public')",
-        "import inspect, macula_trio; inspect.getmodule(inspect.unwrap(macula_trio))",
-    ],
-)
-def test_importing_the_package_loads_nothing(code: str) -> None:
-    assert _python(f"{code}\nimport sys; print(sorted({set(UNIMPORTABLE)!r} & sys.modules.keys()))").strip() == "[]"
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "from macula_trio import NodeConfig, open_node",
-        "import macula_trio as macula; macula.open_node; macula.MeshError",
-        "import macula_trio; assert macula_trio.errors.MeshError is macula_trio.MeshError",
-        "from macula_trio import *; open_node; NodeConfig",
-        "import macula_trio; assert {'open_node', 'Record', '__version__'} < set(dir(macula_trio))",
-        "import macula_trio; macula_trio.Node; assert 'Node' in vars(macula_trio)",
-        "from macula_trio.testing import *; SimNetwork; open_mesh; run_seeded",
-        "import macula_trio.testing; assert {'World', 'open_mesh'} < set(dir(macula_trio.testing))",
-        "import macula_trio.testing as t; import macula_trio; t.SimNetwork; macula_trio.testing.replay",
-    ],
-)
-def test_the_names_are_there_when_they_are_asked_for(code: str) -> None:
-    _python(code)
-
-
-@pytest.mark.parametrize("module", ["macula_trio", "macula_trio.testing"])
-@pytest.mark.parametrize("name", ["nothing", "_nothing"])
-def test_a_name_that_is_not_there_is_refused_as_usual(module: str, name: str) -> None:
-    text = _python(
-        f"import {module} as m\ntry:\n    m.{name}\nexcept AttributeError as exc:\n    print(exc)\n"
-        f"try:\n    from {module} import {name}\nexcept ImportError as exc:\n    print(exc)"
-    )
-    first, second = text.splitlines()
-    assert first == f"module {module!r} has no attribute {name!r}"
-    assert second.startswith(f"cannot import name {name!r} from {module!r}")

@@ -23,6 +23,7 @@ from macula_trio.testing._world import Scale
 LIMIT_S: Final = 300.0  # of the wall clock, for one replay; the longest that come with the library take about a minute
 ORPHAN_S: Final = 2.0  # beyond its limit, after which a child ends itself: whoever should have killed it is gone
 OUTPUT_BYTES_MAX: Final = 1 << 20  # kept of what a child writes, the end of it: its report is some kilobytes
+LAST_WORDS_MAX: Final = 200  # characters of the last line of a child that died
 
 TIMEOUT: Final = "timeout"
 DIED: Final = "died"
@@ -68,7 +69,7 @@ async def run_child(arguments: Sequence[str], *, limit_s: float, hash_seed: int 
     if hash_seed is not None:
         environment["PYTHONHASHSEED"] = str(hash_seed)
     started = time.perf_counter()
-    output, complaint = _Tail(), _Tail()
+    output, complaint = Tail(), Tail()
     with trio.move_on_after(limit_s) as patience:
         async with trio.open_nursery() as nursery:
             process: trio.Process = await nursery.start(
@@ -118,7 +119,7 @@ def _judge(code: int | None, output: str, complaint: str, wall_s: float) -> Chil
         return Child(report=report, error_kind=report["error_kind"], error=report["error"], wall_s=wall_s)
     except (ValueError, TypeError, KeyError):
         last = next((line for line in reversed(complaint.splitlines()) if line.strip()), "it wrote nothing")
-        error = f"no report, exit code {code}: {last.removeprefix('error: ')}"
+        error = f"no report, exit code {code}: {last.removeprefix('error: ')[:LAST_WORDS_MAX]}"
         return Child(report=None, error_kind=DIED, error=error, wall_s=wall_s)
 
 
@@ -128,16 +129,18 @@ async def _kill(process: trio.Process) -> None:
 
 
 @attrs.define
-class _Tail:
-    """The end of what a stream brings."""
+class Tail:
+    """The end of what a stream brings: memory does not grow with what a child has to say."""
 
     kept: bytearray = attrs.field(factory=bytearray)
 
     async def read(self, stream: trio.abc.ReceiveStream) -> None:
+        """Read to the end."""
         async with stream:
             async for chunk in stream:
                 self.kept += chunk
                 del self.kept[:-OUTPUT_BYTES_MAX]
 
     def text(self) -> str:
+        """What was kept."""
         return self.kept.decode(errors="replace")

@@ -10,7 +10,7 @@ from typing import Final
 
 import trio
 
-from macula_trio._background import open_service_nursery, prefer_body_error
+from macula_trio._background import hidden_nursery, open_service_nursery
 from macula_trio._config import NodeConfig
 from macula_trio._dht.client import Bootstrap, DhtSettings, StoreReport
 from macula_trio._dht.service import DhtService
@@ -28,6 +28,9 @@ from macula_trio.testing.frames import FrameNetwork, FrameTransport
 
 REALM: Final = "org.example.frames"
 INSTANCE_BYTES: Final = 16
+# By whom each node joins.  If all joined by the same one, half of them would know nobody in the half of the ids that
+# it is not in, until their first refresh a second later, and would find wrong nodes there.
+ENTRY_POINTS: Final = 2
 WAVE: Final = 256  # nodes that join at once, while what they join has grown as large
 
 
@@ -232,30 +235,23 @@ async def open_frame_node(
     )
     if listener is not None:
         node.events.listen(listener)
-    body_error: BaseException | None = None
-    failure: BaseException | None = None
     try:
-        async with open_service_nursery() as services:
-            await services.start(node._serve)
-            node._is_open = True
-            try:
-                await node._join()
-                yield node
-            except BaseException as exc:
-                body_error = exc
-                raise
-            finally:
-                if node._is_open:  # it has not crashed
-                    with trio.move_on_after(node._config.close_deadline_s, shield=True):
-                        await node._dht.wait_withdrawn()
-                    node._is_open = False
-                    node._transport.leave()
-    except BaseExceptionGroup as group:
-        failure = prefer_body_error(group, body_error)
+        with hidden_nursery() as hidden:
+            async with open_service_nursery() as services:
+                await services.start(node._serve)
+                node._is_open = True
+                try:
+                    with hidden.body():
+                        await node._join()
+                        yield node
+                finally:
+                    if node._is_open:  # it has not crashed
+                        with trio.move_on_after(node._config.close_deadline_s, shield=True):
+                            await node._dht.wait_withdrawn()
+                        node._is_open = False
+                        node._transport.leave()
     finally:
         node._transport.leave()  # also when it was cancelled before it was open
-    if failure is not None:
-        raise failure  # outside of ``except``: no group in its context
 
 
 def frame_identity(network: FrameNetwork, name: str) -> Identity:
@@ -272,10 +268,11 @@ async def open_frame_mesh(
     wave: int = WAVE,
     listener: Listener | None = None,
 ) -> AsyncGenerator[list[FrameNode], None]:
-    """Run ``size`` nodes, ``n0`` to ``n<size-1>``, for the length of the block; all but the first join by the first.
+    """Run ``size`` nodes, ``n0`` to ``n<size-1>``, for the length of the block.
 
-    Entering returns when the last one has joined, less than a virtual second later.  Use it under ``autojump_clock``.
-     When the block is left the nodes vanish together, without goodbyes.
+    Each joins by a few that are there already.  Entering returns when the last one has joined, less than a virtual
+    second later; tables are full when all have refreshed them, in the next one.  When the block is left the nodes
+    vanish together, without goodbyes.  Use it under ``autojump_clock``.
 
     Args:
       size: number of nodes.
@@ -285,12 +282,9 @@ async def open_frame_mesh(
       listener: told of the events of all nodes.
     """
     network = network or FrameNetwork()
-    nodes: list[FrameNode] = []
-    body_error: BaseException | None = None
-    failure: BaseException | None = None
+    chance = random.Random(f"mesh:{network.seed}")
 
-    async def run(number: int, *, task_status: trio.TaskStatus[FrameNode]) -> None:
-        bootstrap = (network.endpoint_of("n0"),) if number else ()
+    async def run(number: int, bootstrap: list[str], *, task_status: trio.TaskStatus[FrameNode]) -> None:
         async with open_frame_node(
             network, f"n{number}", config=config, bootstrap=bootstrap, listener=listener
         ) as node:
@@ -300,37 +294,33 @@ async def open_frame_mesh(
             finally:
                 node.crash()
 
-    try:
+    with hidden_nursery() as hidden:
         async with open_service_nursery() as services:
             if not network.is_served:
                 await services.start(network.serve)
-            nodes += await _start_all(services, run, size, wave)
-            try:
-                yield nodes
-            except BaseException as exc:
-                body_error = exc
-                raise
-    except BaseExceptionGroup as group:
-        failure = prefer_body_error(group, body_error)
-    if failure is not None:
-        raise failure  # outside of ``except``: no group in its context
+            with hidden.body():
+                yield await _start_all(services, run, size, wave=wave, chance=chance)
 
 
 async def _start_all(
-    services: trio.Nursery, run: Callable[..., Awaitable[object]], size: int, wave: int
+    services: trio.Nursery, run: Callable[..., Awaitable[object]], size: int, *, wave: int, chance: random.Random
 ) -> list[FrameNode]:
-    """The first node, then waves that double the mesh, as long as they are not larger than ``wave``."""
-    nodes: dict[int, FrameNode] = {}
-
-    async def start(number: int) -> None:
-        nodes[number] = await services.start(run, number, name=f"node n{number}")
-
+    """One node, then waves that double the mesh, as long as they are not larger than ``wave``."""
+    nodes: list[FrameNode] = []
     while len(nodes) < size:
+        started: dict[int, FrameNode] = {}
+        entries = [node.endpoint for node in nodes]
+
+        async def start(number: int, started: dict[int, FrameNode], bootstrap: list[str]) -> None:
+            started[number] = await services.start(run, number, bootstrap, name=f"node n{number}")
+
         count = min(len(nodes) or 1, wave, size - len(nodes))
         async with trio.open_nursery() as nursery:
             for number in range(len(nodes), len(nodes) + count):
-                nursery.start_soon(start, number, name=f"start n{number}")
-    return [nodes[number] for number in range(size)]
+                bootstrap = chance.sample(entries, min(len(entries), ENTRY_POINTS))
+                nursery.start_soon(start, number, started, bootstrap, name=f"start n{number}")
+        nodes += [started[number] for number in sorted(started)]
+    return nodes
 
 
 def _bootstrap(entry: str) -> Bootstrap:

@@ -137,8 +137,8 @@ def test_faults_are_told_and_marked() -> None:
     told = tell(trace).lines
     assert [(part.who, part.what) for part in told] == [
         ("network", "any to a: loss=0.05"),
-        ("network", "a, b is cut off from everybody else"),
-        ("network", "a loses what it sends to b"),
+        ("network", "cuts a, b off from everybody else"),
+        ("network", "loses what goes from a to b"),
         ("network", "is whole again"),
         ("a", "crashed"),
         ("a", "lost all storage"),

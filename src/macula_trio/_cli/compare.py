@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import Final
 
-from macula_trio._cli.story import Happening, clip, read_line
+from macula_trio._cli.happenings import Happening, clip, read_line
 
 CONTEXT_LINES: Final = 3  # in front of the first that differs, where both are the same
 VALUES_MAX: Final = 5  # of a list are named in which it differs from the other

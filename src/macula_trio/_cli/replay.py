@@ -18,12 +18,13 @@ import click
 from macula_trio import MeshError
 from macula_trio._cli.children import end_after
 from macula_trio._cli.compare import first_difference, show_difference
+from macula_trio._cli.happenings import clip
 from macula_trio._cli.hash_seeds import replay_with_hash_seeds
 from macula_trio._cli.options import json_option
 from macula_trio._cli.output import print_json, say
 from macula_trio._cli.runner import failures, run
 from macula_trio._cli.scales import judged_by, read_numbers, read_range, replay_command, write_numbers
-from macula_trio._cli.story import clip, tell
+from macula_trio._cli.story import tell
 from macula_trio.testing._world import Scale
 
 WIDTH: Final = 80  # columns, where no terminal says otherwise

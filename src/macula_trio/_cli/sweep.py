@@ -17,12 +17,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from macula_trio._cli.children import LIMIT_S, Child, cores, run_child
 from macula_trio._cli.cluster import MissingExtra, sweep_cluster
+from macula_trio._cli.happenings import clip
 from macula_trio._cli.options import json_option
 from macula_trio._cli.output import count, print_json, say
 from macula_trio._cli.replay import ERROR_MAX, INTERRUPTED, check_scenario
 from macula_trio._cli.runner import failures, run
 from macula_trio._cli.scales import judged_by, read_range, replay_arguments, replay_command, write_numbers
-from macula_trio._cli.story import clip
 from macula_trio._util import parse_endpoint
 from macula_trio.testing._shrink import Shrink, Size
 from macula_trio.testing._world import Scale

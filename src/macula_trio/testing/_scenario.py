@@ -88,7 +88,7 @@ def load_scenario(path: str | os.PathLike[str]) -> tuple[Scenario, str]:
     module: ModuleType = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except (SyntaxError, ImportError, NameError, ValueError) as exc:
+    except Exception as exc:  # somebody's file, and his errors
         raise ScenarioError(f"{path}: {type(exc).__name__}: {exc}") from exc
     found = getattr(module, "scenario", None)
     if not callable(found):

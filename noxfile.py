@@ -36,7 +36,7 @@ ASYNC_DISABLED = [
 ASYNC_DISABLED_IN_TESTS = [*ASYNC_DISABLED, "ASYNC124"]  # a test may be async for its fixtures alone
 
 nox.needs_version = ">=2025.10.14"  # the first whose noxfiles may set download_python
-nox.options.sessions = ["tests", "lint", "types"]
+nox.options.sessions = ["tests", "lint", "types", "scenarios"]
 nox.options.download_python = "never"
 nox.options.error_on_external_run = True
 nox.options.error_on_missing_interpreters = False  # also where CI is set: a skipped one is told, in one line

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
 
-from macula_trio._events import Fact
 from macula_trio._util import format_endpoint
-from macula_trio.testing._faults import Conditions, LinkModel, host_names, model_facts
+from macula_trio.testing._faults import Conditions, LinkModel
+from macula_trio.testing._faulty import FaultyNetwork
 from macula_trio.testing._frame_streams import Paths
-from macula_trio.testing.network import EPOCH_MS, FIRST_FREE_HOST, LAST_FREE_HOST, FaultListener
+from macula_trio.testing.network import EPOCH_MS, FIRST_FREE_HOST, LAST_FREE_HOST
 
 if TYPE_CHECKING:
     from macula_trio.testing.frames import FrameTransport
@@ -44,7 +44,7 @@ class FrameStatistics:
     lost: Mapping[str, int]
 
 
-class FrameNetwork:
+class FrameNetwork(FaultyNetwork):
     """The machines and what is between them; `serve` must run for anything to arrive.
 
     Args:
@@ -53,17 +53,16 @@ class FrameNetwork:
 
     Attributes:
       seed: the same.
-      conditions: what the network is like now; changed here, nobody is told.
     """
 
     def __init__(self, *, seed: int = 0, link: LinkModel | None = None) -> None:
         self.seed = seed
-        self.conditions = Conditions(seed, link or LinkModel())
-        self.paths = Paths(self.conditions)
+        conditions = Conditions(seed, link or LinkModel())
+        self.paths = Paths(conditions)
+        super().__init__(conditions, self.paths.release)
         self._endpoints: dict[str, str] = {}
         self._names: dict[str, str] = {}
         self._transports: dict[str, FrameTransport] = {}
-        self._listeners: list[FaultListener] = []
         self._runs: dict[str, int] = {}
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -135,48 +134,3 @@ class FrameNetwork:
         """How often a node was opened on this host, this time included: its chance is another each time."""
         self._runs[name] = self._runs.get(name, 0) + 1
         return self._runs[name]
-
-    # -- faults ---------------------------------------------------------------------------------------------------
-
-    def set_link(self, model: LinkModel, source: str | None = None, target: str | None = None) -> None:
-        """Change the paths from one host to another; None stands for any (see `Conditions.set_model`)."""
-        self.conditions.set_model(model, source, target)
-        self.tell("fault.link", source=source, target=target, **model_facts(model))
-
-    def partition(self, side: Iterable[str], others: Iterable[str] | None = None, *, one_way: bool = False) -> None:
-        """Lose what is sent between two groups of hosts from now on (see `Conditions.partition`)."""
-        apart, rest = host_names(side), None if others is None else host_names(others)
-        self.conditions.partition(apart, rest, one_way=one_way)
-        self.tell("fault.partition", side=apart, others=rest, one_way=one_way)
-
-    def heal(self) -> None:
-        """End all partitions."""
-        if self.conditions.has_partition:
-            self.conditions.heal()
-            self.tell("fault.heal")
-
-    def clog(self, *hosts: str) -> None:
-        """Hold what is sent from and to these hosts from now on."""
-        for host in hosts:
-            self.conditions.clog(host)
-        self.tell("fault.clog", hosts=list(hosts))
-
-    def unclog(self, *hosts: str) -> None:
-        """Let what was held go on its way now, in the order of sending, unless its other end is clogged too."""
-        for host in hosts:
-            self.conditions.unclog(host)
-        self.tell("fault.unclog", hosts=list(hosts))
-        self.paths.release()
-
-    def listen(self, listener: FaultListener) -> None:
-        """Tell ``listener`` of every later fault, such as ``"fault.crash"``; it is called at once."""
-        self._listeners.append(listener)
-
-    def unlisten(self, listener: FaultListener) -> None:
-        """Undo one `listen`."""
-        self._listeners.remove(listener)
-
-    def tell(self, fault: str, /, **facts: Fact) -> None:
-        """Tell the listeners of a fault."""
-        for listener in tuple(self._listeners):
-            listener(fault, facts)

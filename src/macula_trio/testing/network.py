@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-from collections.abc import Callable, Iterable, Mapping
-from typing import Final, TypeAlias
+from collections.abc import Mapping
+from typing import Final
 
 import trio
 
-from macula_trio._events import Fact
 from macula_trio._store.memory import MemoryStorage
 from macula_trio._util import PORT_MAX, Address, format_endpoint, is_numeric, is_unspecified
 from macula_trio.abc import DatagramNetwork, Storage
 from macula_trio.testing._carrier import Carrier, SimStatistics, Tap
-from macula_trio.testing._faults import Conditions, LinkModel, host_names, model_facts
+from macula_trio.testing._faults import Conditions, LinkModel
+from macula_trio.testing._faulty import FaultyNetwork
 from macula_trio.testing._sockets import BATCH_MAX, INBOX_MAX, SimSocket
 
 __all__ = ["BATCH_MAX", "EPOCH_MS", "INBOX_MAX", "LinkModel", "SimHost", "SimNetwork", "SimSocket", "SimStatistics"]
@@ -27,8 +27,6 @@ EPOCH_MS: Final = 1_735_689_600_000  # 2025-01-01T00:00:00Z: inside every certif
 FIRST_FREE_PORT: Final = 49_152
 FIRST_FREE_HOST: Final = (10 << 24) + (64 << 16) + 1  # 10.64.0.1; lower ones are left to those who choose themselves
 LAST_FREE_HOST: Final = (10 << 24) + (254 << 16)  # 10.255.x.y are those of sockets bound to a wildcard
-
-FaultListener: TypeAlias = Callable[[str, Mapping[str, Fact]], None]
 
 
 class SimHost:
@@ -74,7 +72,7 @@ class SimHost:
     @clock_skew_ms.setter
     def clock_skew_ms(self, skew_ms: int) -> None:
         self._clock_skew_ms = skew_ms
-        self._network._tell("fault.skew", host=self._name, skew_ms=skew_ms)
+        self._network.tell("fault.skew", host=self._name, skew_ms=skew_ms)
 
     # -- what runs on it sees -------------------------------------------------------------------------------------
 
@@ -130,7 +128,7 @@ class SimHost:
         if self._is_up:
             self._end_everything()
             self._is_up = False
-            self._network._tell("fault.crash", host=self._name)
+            self._network.tell("fault.crash", host=self._name)
 
     def restart(self, *, keep_storage: bool = True) -> None:
         """Come up as new, whether it was down or not: sockets may be bound again.
@@ -142,7 +140,7 @@ class SimHost:
         self._is_up = True
         if not keep_storage:
             self._storages.clear()
-        self._network._tell("fault.restart", host=self._name, keep_storage=keep_storage)
+        self._network.tell("fault.restart", host=self._name, keep_storage=keep_storage)
 
     def change_address(self, address: str) -> None:
         """Move, as a laptop does: open sockets send from the new address, and are reached there.
@@ -158,7 +156,7 @@ class SimHost:
         self._network._require_free(address)
         self._network._carrier.move(before, address)
         self._address = address
-        self._network._tell("fault.address", host=self._name, before=before, address=address)
+        self._network.tell("fault.address", host=self._name, before=before, address=address)
 
     def _open(self, port: int) -> SimSocket:
         if not self._is_up:
@@ -189,7 +187,7 @@ class _FencedStorage:
             self._storage.put(table, key, value)
 
 
-class SimNetwork:
+class SimNetwork(FaultyNetwork):
     """`macula_trio.abc.DatagramNetwork` in memory.
 
     `bind` makes a host of its own of every address, named by it, unless one was made by `host`.  Faults name hosts.
@@ -201,9 +199,6 @@ class SimNetwork:
       hosts: names and the addresses that they resolve to; the names of hosts made by `host` are known anyway.
       tap: called with (source, target, data) for every datagram that is sent, before anything happens to it; what it
         returns is carried instead (None drops it).
-
-    Attributes:
-      conditions: what the network is like now; changed here, nobody is told.
     """
 
     def __init__(
@@ -215,11 +210,11 @@ class SimNetwork:
         hosts: Mapping[str, str] | None = None,
         tap: Tap | None = None,
     ) -> None:
-        self.conditions = Conditions(seed, link or LinkModel(latency_s=latency_s))
-        self._carrier = Carrier(self.conditions, tap)
+        conditions = Conditions(seed, link or LinkModel(latency_s=latency_s))
+        self._carrier = Carrier(conditions, tap)
+        super().__init__(conditions, self._carrier.release)
         self._addresses = dict(hosts or {})
         self._hosts: dict[str, SimHost] = {}
-        self._listeners: list[FaultListener] = []
         self._next_port = FIRST_FREE_PORT
         self._next_host = FIRST_FREE_HOST
 
@@ -306,50 +301,6 @@ class SimNetwork:
         """A new one each time: machines that keep something are `host`s."""
         await trio.lowlevel.checkpoint()
         return MemoryStorage()
-
-    # -- faults ---------------------------------------------------------------------------------------------------
-
-    def set_link(self, model: LinkModel, source: str | None = None, target: str | None = None) -> None:
-        """Change the paths from one host to another; None stands for any (see `Conditions.set_model`)."""
-        self.conditions.set_model(model, source, target)
-        self._tell("fault.link", source=source, target=target, **model_facts(model))
-
-    def partition(self, side: Iterable[str], others: Iterable[str] | None = None, *, one_way: bool = False) -> None:
-        """Lose what is sent between two groups of hosts from now on (see `Conditions.partition`)."""
-        apart, rest = host_names(side), None if others is None else host_names(others)
-        self.conditions.partition(apart, rest, one_way=one_way)
-        self._tell("fault.partition", side=apart, others=rest, one_way=one_way)
-
-    def heal(self) -> None:
-        """End all partitions."""
-        if self.conditions.has_partition:
-            self.conditions.heal()
-            self._tell("fault.heal")
-
-    def clog(self, *hosts: str) -> None:
-        """Hold what is sent from and to these hosts from now on."""
-        for host in hosts:
-            self.conditions.clog(host)
-        self._tell("fault.clog", hosts=list(hosts))
-
-    def unclog(self, *hosts: str) -> None:
-        """Let what was held go on its way now, in the order of sending, unless its other end is clogged too."""
-        for host in hosts:
-            self.conditions.unclog(host)
-        self._tell("fault.unclog", hosts=list(hosts))
-        self._carrier.release()
-
-    def listen(self, listener: FaultListener) -> None:
-        """Tell ``listener`` of every later fault, such as ``"fault.crash"``; it is called at once."""
-        self._listeners.append(listener)
-
-    def unlisten(self, listener: FaultListener) -> None:
-        """Undo one `listen`."""
-        self._listeners.remove(listener)
-
-    def _tell(self, fault: str, /, **facts: Fact) -> None:
-        for listener in tuple(self._listeners):
-            listener(fault, facts)
 
     # -- inside ---------------------------------------------------------------------------------------------------
 

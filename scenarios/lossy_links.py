@@ -41,6 +41,7 @@ async def scenario(world: World) -> None:
         with trio.fail_after(30):
             numbers = [(await news.receive()).payload for _ in range(MESSAGES)]
         world.check("messages arrive in order, none is lost", numbers == list(range(MESSAGES)), f"{numbers}")
-        await world.store("node0", dht_key("lossy.value"), {}, quorum=count - 1)
+        # A lookup does not wait long for the last answers, so a replica or two may be missed at this loss.
+        await world.store("node0", dht_key("lossy.value"), {}, quorum=count // 2)
         await trio.sleep(world.seconds(20))
         await world.check_values()

@@ -1,7 +1,7 @@
 """A mesh falls into two halves, goes on in both, and is one again after healing.
 
-Values are stored by a quorum before and during the partition.  Checked: calls across the cut end within their
-deadline and none is answered twice; calls within one half go on; after healing every value is found from everywhere
+Values are stored by a quorum before and during the partition.  Checked: calls across the cut are not answered and
+end by their deadline; calls within one half go on; after healing every value is found from everywhere
 and calls across the former cut succeed.
 """
 
@@ -62,3 +62,5 @@ async def answers(world: World, name: str, procedure: str, *, must: bool = True)
     world.check("a call ends by its deadline", took_s <= DEADLINE_S + 0.001, f"{procedure} from {name}: {took_s} s")
     if must:
         world.check("who can reach a provider is answered", said == caller.node_id.hex(), f"{name}: {error}")
+    else:
+        world.check("nobody is answered across the cut", said is None, f"{name} is told {said!r}")

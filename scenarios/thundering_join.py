@@ -1,7 +1,7 @@
 """A hundred nodes join one bootstrap at the same instant.
 
-Checked: all of them join within their deadline, and a quarter of a minute later lookups from anywhere find the nodes that are
-really the closest: the mesh is one, and nobody was drowned.
+Checked: all of them join within their deadline, and a quarter of a minute later lookups from anywhere find the nodes
+that are really the closest: the mesh is one, and nobody was drowned.
 """
 
 import trio

@@ -124,16 +124,17 @@ def prefer_body_error(group: BaseExceptionGroup[BaseException], body_error: Base
     """
     urgent = group.subgroup((KeyboardInterrupt, SystemExit))
     if urgent is not None:
-        return _sole_leaf(urgent)
+        return sole_leaf(urgent)
     if body_error is not None and not isinstance(body_error, trio.Cancelled):
         return body_error
     _, failures = group.split(trio.Cancelled)
     if failures is None:
         return group if body_error is None else body_error
-    return _sole_leaf(failures)
+    return sole_leaf(failures)
 
 
-def _sole_leaf(error: BaseException) -> BaseException:
+def sole_leaf(error: BaseException) -> BaseException:
+    """The one exception in a group of one, however deep; anything else as it is."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error

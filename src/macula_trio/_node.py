@@ -43,6 +43,7 @@ from macula_trio.errors import PeerUnavailable
 logger = logging.getLogger("macula_trio")
 
 INSTANCE_BYTES: Final = 16
+SEED_BYTES: Final = 32  # an Ed25519 private key is 32 random bytes (RFC 8032, section 5.1.5)
 IDLE_KEEPALIVES: Final = 3  # QUIC's idle time-out in keepalive intervals (DESIGN section 6)
 _ANYWHERE: Final[Address] = ("192.0.2.1", 9)  # TEST-NET-1: only asks the routing table, nothing is ever sent there
 
@@ -417,7 +418,7 @@ async def open_node(
       PeerUnavailable: no bootstrap node answered and ``require_bootstrap`` is set.
       TrustError: every bootstrap node refused us, or is not whom it must be, and ``require_bootstrap`` is set.
     """
-    credentials = identity or Identity.generate()
+    credentials = identity or _new_identity()
     network = network or UdpNetwork()
     if config.trust.kind == "unverified":
         logger.warning("trust is unverified: peers that prove nothing can read, call and publish here")
@@ -498,7 +499,7 @@ async def send_message(
     network = network or UdpNetwork()
     host, port = parse_endpoint(endpoint)
     party = LocalParty(
-        credentials=identity or Identity.generate(),
+        credentials=identity or _new_identity(),
         instance=os.urandom(INSTANCE_BYTES),
         realm=realm or "",
         trust=trust,
@@ -513,6 +514,11 @@ async def send_message(
         dial_deadline_s=dial_deadline_s,
         random_bytes=os.urandom,
     )
+
+
+def _new_identity() -> Identity:
+    """By the system's entropy as `Identity.generate`, but from Python's side, where a replay can have its own."""
+    return Identity.from_seed(os.urandom(SEED_BYTES))
 
 
 def _bootstrap(entry: str) -> Bootstrap:

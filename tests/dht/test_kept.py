@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from macula_trio import Identity
-from macula_trio._dht.kept import TABLE, keeper, kept
+from macula_trio._dht.kept import TABLE, forget, keeper, kept
 from macula_trio._dht.storage import ValueStore
 from macula_trio._identity.record import Record, sign_record
 from macula_trio._store.memory import MemoryStorage
@@ -65,3 +65,11 @@ def test_a_value_signed_for_another_realm_or_changed_on_the_disk_is_dropped() ->
     ((name, frame),) = storage.items(TABLE)
     storage.put(TABLE, name, frame.replace(b"10.0.0.1", b"10.6.6.6"))
     assert kept(storage, realm="a.b") == []
+
+
+def test_what_expired_while_the_node_was_away_is_forgotten() -> None:
+    storage = MemoryStorage()
+    ValueStore[Record](keeper(storage)).put(record(), 0)
+    (value,) = kept(storage, realm="a.b")
+    forget(storage, value)
+    assert storage.items(TABLE) == []

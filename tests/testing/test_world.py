@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from macula_trio import Call, NodeConfig, QuorumNotReached, dht_key, open_node
+from macula_trio import Call, MeshError, NodeConfig, QuorumNotReached, dht_key, open_node
 from macula_trio._dht.storage import ValueStore, Verdict
 from macula_trio._pubsub.service import PubSubService
+from macula_trio._rpc.offer import Handler
 from macula_trio._rpc.service import RpcService
 from macula_trio._wire import messages as wire
 from macula_trio.abc import Link
@@ -19,11 +24,13 @@ from macula_trio.testing import (
     LinkModel,
     Outcome,
     Scale,
+    ScenarioError,
     World,
     open_world,
+    replay,
     run_scenario,
 )
-from macula_trio.testing._invariants import CALL_ONCE, MESSAGE_ONCE, NOTHING_LEFT, VALUE_FOUND
+from macula_trio.testing._invariants import CALL_ONCE, MESSAGE_ONCE, NOTHING_LEFT, VALUE_FOUND, Invariants
 
 KEY = dht_key("value")
 
@@ -100,19 +107,26 @@ async def test_storage_is_kept_over_a_crash_or_dropped(autojump_clock: MockClock
             assert [record.key for record in b.stored_values()] == [KEY] * keep
 
 
-async def test_a_value_that_a_quorum_has_stored_must_be_found(autojump_clock: MockClock) -> None:
+async def test_a_value_that_a_quorum_has_stored_is_looked_for(autojump_clock: MockClock) -> None:
     async with open_world() as world:
         await world.start("a")
         await world.start("b")
         await world.store("a", KEY, {}, quorum=2)
-        await world.check_values()
-        assert world.invariants.checked[VALUE_FOUND] == 2
         with pytest.raises(QuorumNotReached):
             await world.store("b", KEY, {}, quorum=3)  # not confirmed, and not expected
-        for name in ("a", "b"):
-            world.crash(name)
-            await world.restart(name, keep_storage=False)
-        with pytest.raises(InvariantViolated, match=VALUE_FOUND):
+        await world.check_values()
+        assert world.invariants.checked[VALUE_FOUND] == 2
+
+
+async def test_a_value_that_all_replicas_have_lost_is_missed(autojump_clock: MockClock) -> None:
+    with pytest.raises(InvariantViolated, match=VALUE_FOUND):  # noqa: PT012
+        async with open_world() as world:
+            for name in ("a", "b"):
+                await world.start(name)
+            await world.store("a", KEY, {}, quorum=2)
+            for name in ("a", "b"):
+                world.crash(name)
+                await world.restart(name, keep_storage=False)
             await world.check_values()
 
 
@@ -189,15 +203,13 @@ def test_a_planted_duplicate_delivery_is_caught(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_planted_second_run_of_a_call_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = RpcService._serve_call
+    honest = RpcService._run_handler
 
-    async def twice(self: RpcService, *arguments: object) -> None:
-        await honest(self, *arguments)  # type: ignore[arg-type]
-        self._ledger._running.clear()  # type: ignore[attr-defined]
-        await honest(self, *arguments)  # type: ignore[arg-type]
+    async def twice(self: RpcService, *arguments: Any) -> wire.Reply:
+        await honest(self, *arguments)
+        return await honest(self, *arguments)
 
-    monkeypatch.setattr(RpcService, "_serve_call", twice)
-    monkeypatch.setattr("macula_trio._rpc.calls.CallLedger.finish", lambda *_, **__: None)
+    monkeypatch.setattr(RpcService, "_run_handler", twice)
     outcome = run_scenario(calls_and_messages)
     assert outcome.error_kind == f"invariant:{CALL_ONCE}"
 
@@ -219,6 +231,137 @@ def test_a_socket_that_a_node_leaves_behind_is_caught(monkeypatch: pytest.Monkey
     monkeypatch.setattr("macula_trio.testing._sockets.SimSocket.close", lambda _socket: None)
     outcome = run_scenario(calls_and_messages)
     assert outcome.error_kind == f"invariant:{NOTHING_LEFT}"
+
+
+def test_a_check_that_fails_in_a_handler_fails_the_run_though_the_handler_answers_for_it() -> None:
+    async def scenario(world: World) -> None:
+        async def picky(call: Call) -> None:
+            world.check("arguments are positive", call.args > 0, f"{call.args}")
+
+        a, b = await world.start("a"), await world.start("b")
+        async with a.advertise("picky", picky):
+            with contextlib.suppress(MeshError):
+                await b.call("picky", -1)
+            await trio.sleep_forever()
+
+    outcome = run_scenario(scenario)
+    assert (outcome.error_kind, outcome.error) == ("invariant:arguments are positive", "arguments are positive: -1")
+
+
+def test_a_check_that_fails_in_a_nursery_is_named() -> None:
+    async def scenario(world: World) -> None:
+        async def fails() -> None:
+            world.check("all is well", holds=False, what="it is not")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fails)
+
+    assert run_scenario(scenario).error == "all is well: it is not"
+
+
+def test_an_error_in_a_nursery_is_told_as_what_it_is() -> None:
+    async def fails() -> None:
+        raise KeyError("mine")
+
+    async def scenario(world: World) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fails)
+
+    assert run_scenario(scenario).error_kind == "exception:KeyError"
+
+
+def test_a_violation_counts_more_than_the_deadlock_that_it_led_to() -> None:
+    async def scenario(world: World) -> None:
+        try:
+            world.check("all is well", holds=False)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep_forever()
+
+    assert run_scenario(scenario).error_kind == "invariant:all is well"
+
+
+def test_a_scenario_that_leaves_the_program_has_failed() -> None:
+    async def scenario(world: World) -> None:
+        sys.exit(0)
+
+    assert run_scenario(scenario).error_kind == "exception:SystemExit"
+
+
+def test_a_trace_that_grows_too_long_ends_the_run_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("macula_trio.testing._trace.LINES_MAX", 5)
+    outcome = run_scenario(calls_and_messages)
+    assert outcome.error_kind == "exception:TraceTooLong"
+    assert len(outcome.trace) == 5
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_a_call_runs_twice_only_if_its_caller_allowed_it(monkeypatch: pytest.MonkeyPatch, honest: bool) -> None:
+    ran: list[str] = []
+
+    async def scenario(world: World) -> None:
+        def provider(name: str) -> Handler:
+            async def slow(call: Call) -> str:
+                ran.append(call.call_id.hex())
+                if len(ran) == 1:
+                    world.crash(name)
+                    await trio.sleep_forever()
+                return "done"
+
+            return slow
+
+        caller, a, b = [await world.start(name, keepalive_s=1.0) for name in ("caller", "a", "b")]
+        async with a.advertise("slow", provider("a")), b.advertise("slow", provider("b")):
+            with trio.fail_after(60):
+                assert await caller.call("slow", idempotent=True) == "done"
+
+    if not honest:  # as if the call had been repeated though nobody allowed it
+        honest_observe = Invariants.observe
+
+        def deaf(self: Invariants, node: str, run: int, event: str, facts: Any) -> InvariantViolated | None:
+            return None if event == "rpc.repeated" else honest_observe(self, node, run, event, facts)
+
+        monkeypatch.setattr(Invariants, "observe", deaf)
+    outcome = run_scenario(scenario)
+    assert len(ran) == 2
+    assert ran[0] == ran[1]
+    assert outcome.error_kind == (None if honest else f"invariant:{CALL_ONCE}"), outcome.traceback
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("def scenario(:", "SyntaxError"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("import sys\nsys.exit(0)", "SystemExit"),
+        ("import no_such_module", "ModuleNotFoundError"),
+        ("x = 1", "has no async def scenario"),
+    ],
+)
+def test_a_file_that_is_no_scenario_is_one_line(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "file.py"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ScenarioError, match=complaint) as caught:
+        replay(path)
+    assert str(caught.value).startswith(str(path))
+    with pytest.raises(ScenarioError, match="no such file"):
+        replay(tmp_path / "missing.py")
+
+
+def test_a_scenario_may_have_dataclasses_and_import_what_lies_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "beside_this_one.py").write_text("ANSWER = 42", encoding="utf-8")
+    (tmp_path / "file.py").write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from beside_this_one import ANSWER\n"
+        "@dataclass\nclass Told:\n    answer: int\n"
+        "async def scenario(world) -> None:\n    world.check('told', Told(ANSWER).answer == 42)\n",
+        encoding="utf-8",
+    )
+    path = list(sys.path)
+    outcome = replay(tmp_path / "file.py")
+    assert outcome.ok, outcome.traceback
+    assert sys.path == path
 
 
 def test_a_planted_deadlock_ends_in_an_error_that_tells_where() -> None:
@@ -273,3 +416,10 @@ async def test_what_is_no_node_can_live_on_a_host_of_the_world(autojump_clock: M
         config = NodeConfig(realm=first.realm, bootstrap=[first.endpoint])
         async with open_node(config, network=world.network.host("guest")) as guest:
             assert [peer.node_id for peer in guest.peers()] == [first.node_id]
+
+
+def test_a_task_that_nobody_owns_any_more_is_caught() -> None:
+    async def scenario(world: World) -> None:
+        trio.lowlevel.spawn_system_task(trio.sleep_forever)
+
+    assert run_scenario(scenario).error_kind == f"invariant:{NOTHING_LEFT}"

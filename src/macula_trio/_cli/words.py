@@ -238,6 +238,8 @@ TELLINGS: Final[Mapping[str, Telling]] = {
     "dht.endpoint_refuted": Telling(words=_said("does not find {} at {}", "peer", "endpoint")),
     "rpc.called": Telling(words=_called, by=("procedure",)),
     "rpc.failed": Telling(words=_said("failed to call {}: {}", "procedure", "reason"), by=("procedure",)),
+    "rpc.started": Telling(words=_said("began to run {}", "procedure"), quiet=_always),
+    "rpc.repeated": Telling(words=_said("calls {} once more", "procedure"), by=("procedure",)),
     "rpc.served": Telling(
         words=_said("ran {} for {}, {}", "procedure", "caller", "outcome"),
         by=("procedure", "outcome"),

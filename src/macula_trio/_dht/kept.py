@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from macula_trio._dht.storage import Slot
+from macula_trio._dht.storage import Slot, slot_of
 from macula_trio._identity.record import Record, read_record
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import decode_frame, decode_message, encode_message
@@ -32,6 +32,11 @@ def _keep(storage: Storage, key: bytes, slot: Slot, record: Record | None) -> No
     owner, kind = slot
     frame = None if record is None else encode_message(wire.Store(key=key, value=record.to_value()))
     storage.put(TABLE, key + owner + kind.encode(), frame)
+
+
+def forget(storage: Storage, record: Record) -> None:
+    """Drop a value that is no longer wanted: it has expired while the node was away."""
+    _keep(storage, record.key, slot_of(record), None)
 
 
 def kept(storage: Storage, *, realm: str) -> list[Record]:

@@ -15,7 +15,7 @@ import trio
 from macula_trio._background import Background
 from macula_trio._dht.advertiser import Advertiser
 from macula_trio._dht.client import QUERY_ERRORS, VALUES_PER_REPLY, Bootstrap, DhtClient, DhtSettings
-from macula_trio._dht.kept import keeper, kept
+from macula_trio._dht.kept import forget, keeper, kept
 from macula_trio._dht.storage import ValueStore
 from macula_trio._dht.table import K, RoutingTable, id_in_bucket
 from macula_trio._events import EventBus
@@ -101,7 +101,8 @@ class DhtService:
         self._table = RoutingTable(self._own)
         self._values = ValueStore[Record](keeper(storage))
         for record in kept(storage, realm=settings.realm):
-            self._values.put(record, wall_clock_ms())
+            if not self._values.put(record, wall_clock_ms()).stored:
+                forget(storage, record)
         self._bootstraps = [entry for entry in settings.bootstraps if entry.endpoint != settings.endpoint]
         self._checking: dict[NodeId, None] = {}
         self._joined = trio.Event()

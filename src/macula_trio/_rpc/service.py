@@ -218,6 +218,7 @@ class RpcService:
             args = decode_payload(call.args, call.content_type)
         except RemoteProtocolError as exc:
             return error_reply(call.call_id, "bad_payload", str(exc))
+        self._events.emit("rpc.started", procedure=call.procedure, call_id=call.call_id.hex())
         try:
             result = await handler(
                 Call(
@@ -333,6 +334,7 @@ class RpcService:
                     if not idempotent:
                         raise
                     failure = exc
+                    self._events.emit("rpc.repeated", procedure=procedure, call_id=call_id.hex())
                     continue
                 self._events.emit(
                     "rpc.called",

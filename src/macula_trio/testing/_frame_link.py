@@ -113,16 +113,16 @@ class FrameLink:
         self.is_dialed = is_dialed
         self.expected = expected
         self._state = LinkState.CONNECTING
-        self.is_gone = False  # closed, or its machine is dead
-        self.settled = trio.Event()  # live or closed
+        self.is_gone: bool = False  # closed, or its machine is dead
+        self.settled: trio.Event = trio.Event()  # live or closed
         self.error: MeshError | None = None
-        self.was_live = False
+        self.was_live: bool = False
         # What the peer says of itself; all of it proven, since nobody can lie here.
         self.node_id: NodeId | None = None
         self.instance: bytes | None = None
         self.endpoint: str | None = None
         self.capabilities: frozenset[str] = frozenset()
-        self.peer_is_leaving = False
+        self.peer_is_leaving: bool = False
         self._pending: dict[tuple[str, object], Pending] = {}
         self._close_callbacks: dict[Callable[[], None], None] = {}
         self.heard_at = now

@@ -58,7 +58,7 @@ class FrameNetwork(FaultyNetwork):
     def __init__(self, *, seed: int = 0, link: LinkModel | None = None) -> None:
         self.seed = seed
         conditions = Conditions(seed, link or LinkModel())
-        self.paths = Paths(conditions)
+        self.paths: Paths = Paths(conditions)
         super().__init__(conditions, self.paths.release)
         self._endpoints: dict[str, str] = {}
         self._names: dict[str, str] = {}

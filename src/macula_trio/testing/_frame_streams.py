@@ -105,7 +105,7 @@ class Stream:
         self._receiver: StreamEnd | None = None
         self._items: deque[_Item] = deque()
         self._room: trio.Event | None = None
-        self.bytes_under_way = 0
+        self.bytes_under_way: int = 0
 
     @property
     def is_answered(self) -> bool:
@@ -224,12 +224,12 @@ class Paths:
 
     def __init__(self, conditions: Conditions) -> None:
         self.conditions = conditions
-        self.counts = FrameCounts()
+        self.counts: FrameCounts = FrameCounts()
         self._heap: list[_Entry] = []
         self._sequence = 0  # breaks ties: what is due at once is done in the order in which it was asked for
         self._wake = trio.Event()
         self._sleeps_until = -inf  # while it does not sleep nobody needs to wake it
-        self.is_served = False
+        self.is_served: bool = False
         self._now: float | None = None
         self._held: list[tuple[Stream, _Packet]] = []
 

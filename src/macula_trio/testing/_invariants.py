@@ -40,7 +40,7 @@ class Invariants:
     """
 
     checked: Counter[str] = attrs.field(factory=Counter, init=False)
-    _served: dict[str, str] = attrs.field(factory=dict, init=False)  # by call id: where its handler ran
+    _started: dict[str, str] = attrs.field(factory=dict, init=False)  # by call id: where its handler ran
     _answered: dict[str, str] = attrs.field(factory=dict, init=False)  # by call id: who got the answer
     _delivered: dict[tuple[str, int, int, str], None] = attrs.field(factory=dict, init=False)
 
@@ -53,8 +53,10 @@ class Invariants:
           event: such as ``"rpc.served"``.
           facts: of the event.
         """
-        if event == "rpc.served":
-            return self._once(self._served, str(facts["call_id"]), node, "was run by")
+        if event == "rpc.started":
+            return self._once(self._started, str(facts["call_id"]), node, "was run by")
+        if event == "rpc.repeated":  # its caller said that it may run more than once
+            self._started.pop(str(facts["call_id"]), None)
         if event == "rpc.called":
             return self._once(self._answered, str(facts["call_id"]), node, "was answered to")
         if event == "pubsub.delivered":

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import random
+import sys
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
+import trio
 
+from macula_trio._background import sole_leaf
 from macula_trio.errors import MeshError
 from macula_trio.testing._determinism import Deadlock, SeededRun, run_seeded
-from macula_trio.testing._invariants import InvariantViolated
+from macula_trio.testing._invariants import NOTHING_LEFT, InvariantViolated
 from macula_trio.testing._world import Scale, World, open_world
 
 if TYPE_CHECKING:
@@ -86,15 +91,28 @@ def load_scenario(path: str | os.PathLike[str]) -> tuple[Scenario, str]:
     if spec is None or spec.loader is None:
         raise ScenarioError(f"{path}: not a Python file")
     module: ModuleType = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for the module of a class
     try:
-        spec.loader.exec_module(module)
-    except Exception as exc:  # somebody's file, and his errors
+        with _beside(path):
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as exc:  # somebody's file, and his errors
         raise ScenarioError(f"{path}: {type(exc).__name__}: {exc}") from exc
     found = getattr(module, "scenario", None)
     if not callable(found):
         raise ScenarioError(f"{path}: has no async def scenario(world)")
     summary = (module.__doc__ or "").strip().partition("\n")[0]
     return found, summary
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[None]:
+    """Let a scenario import the files beside it, as a script can."""
+    directory = str(path.resolve().parent)
+    sys.path.insert(0, directory)
+    try:
+        yield
+    finally:
+        sys.path.remove(directory)
 
 
 def replay(path: str | os.PathLike[str], *, seed: int = 0, scale: Scale | None = None) -> Outcome:
@@ -107,7 +125,8 @@ def replay(path: str | os.PathLike[str], *, seed: int = 0, scale: Scale | None =
       DeterminismUnavailable: Trio or aioquic are of a version that cannot be replayed.
     """
     scenario, summary = load_scenario(path)
-    return run_scenario(scenario, name=Path(path).stem, summary=summary, seed=seed, scale=scale)
+    with _beside(Path(path)):
+        return run_scenario(scenario, name=Path(path).stem, summary=summary, seed=seed, scale=scale)
 
 
 def run_scenario(
@@ -115,24 +134,32 @@ def run_scenario(
 ) -> Outcome:
     """Run a scenario once; see `replay`."""
     worlds: list[World] = []
+    # What aioquic thinks of a datagram that came twice or late: it is the scenario's doing, and no news.
+    logging.getLogger("quic").addHandler(logging.NullHandler())
 
-    async def run(_chance: random.Random) -> Exception | None:
+    async def run(_chance: random.Random) -> BaseException | None:
+        before = trio.lowlevel.current_statistics().tasks_living
         try:
             async with open_world(seed=seed, scale=scale) as world:
                 worlds.append(world)
                 await scenario(world)
-        except Exception as exc:  # the boundary to the scenario: whatever it raises is what the run has found
+            left = trio.lowlevel.current_statistics().tasks_living - before
+            world.check(NOTHING_LEFT, not left, f"tasks that go on: {left}")
+        except (Exception, SystemExit) as exc:  # the boundary: whatever a scenario raises is what the run has found
             return exc
         return None
 
-    failure: Exception | None
-    seeded: SeededRun[Exception | None] | None = None
+    failure: BaseException | None
+    seeded: SeededRun[BaseException | None] | None = None
     try:
         seeded = run_seeded(run, seed=seed, virtual_s_max=VIRTUAL_S_MAX)
         failure = seeded.result
     except Deadlock as exc:
         failure = exc
     world = worlds[0]
+    failure = world.failure or failure  # what was violated first has led to the rest
+    if failure is not None:
+        failure = sole_leaf(failure)
     return Outcome(
         name=name,
         summary=summary,
@@ -154,7 +181,7 @@ def run_scenario(
     )
 
 
-def _kind(failure: Exception) -> str:
+def _kind(failure: BaseException) -> str:
     """What tells one way to fail from another, whatever the names and times in it."""
     if isinstance(failure, InvariantViolated):
         return f"invariant:{failure.invariant}"
@@ -163,7 +190,7 @@ def _kind(failure: Exception) -> str:
     return f"exception:{type(failure).__name__}"
 
 
-def _one_line(failure: Exception) -> str:
+def _one_line(failure: BaseException) -> str:
     if isinstance(failure, (InvariantViolated, Deadlock)):
         return str(failure)
     text = " ".join(str(failure).split())

@@ -18,6 +18,7 @@ import attrs
 from macula_trio._events import Fact
 
 LINES_MAX: Final = 200_000  # some 40 MB; a scenario that says more wants `Trace.summarise`
+SUMMARY: Final = "trace.summary"  # always the last line, however many there are
 ALL_NODES: Final = "*"  # the node of what happens to the whole network, or to the scenario itself
 
 
@@ -59,7 +60,7 @@ class Trace:
             self._counts[event] += 1
             self._digest.update(line.encode())
             return
-        if len(self.lines) >= LINES_MAX:
+        if len(self.lines) >= LINES_MAX and event != SUMMARY:
             raise TraceTooLong(f"a trace has at most {LINES_MAX} lines; count the common ones by world.summarise(...)")
         self.lines.append(line)
 
@@ -67,7 +68,7 @@ class Trace:
         """Write one last line about what was only counted."""
         if self._counts:
             counts = dict(sorted(self._counts.items()))
-            self.add(time_s, ALL_NODES, "trace.summary", {**counts, "digest": self._digest.hexdigest()[:16]})
+            self.add(time_s, ALL_NODES, SUMMARY, {**counts, "digest": self._digest.hexdigest()[:16]})
 
     @property
     def hash(self) -> str:

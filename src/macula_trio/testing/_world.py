@@ -26,7 +26,7 @@ from macula_trio._node import Node, open_node
 from macula_trio._util import format_endpoint
 from macula_trio.testing._faults import LinkModel
 from macula_trio.testing._invariants import NOTHING_LEFT, VALUE_FOUND, Invariants, InvariantViolated
-from macula_trio.testing._trace import ALL_NODES, Trace
+from macula_trio.testing._trace import ALL_NODES, Trace, TraceTooLong
 from macula_trio.testing.frames import FrameNetwork
 from macula_trio.testing.network import SimHost, SimNetwork
 
@@ -86,24 +86,25 @@ class World:
       frames: a network of frames, for thousands of nodes without QUIC and TLS (`open_frame_mesh`).
       trace: what happened so far.
       invariants: what must hold.
+      failure: what has ended the run, if anything has; it is raised when the world's block is left.
     """
 
     def __init__(self, seed: int, scale: Scale, nursery: trio.Nursery) -> None:
         self.seed = seed
-        self.random = random.Random(f"scenario:{seed}")
-        self.network = SimNetwork(seed=seed)
-        self.trace = Trace()
-        self.invariants = Invariants()
-        self.faults = 0
-        self.nodes_asked = 0
-        self.seconds_asked = 0.0
+        self.random: random.Random = random.Random(f"scenario:{seed}")
+        self.network: SimNetwork = SimNetwork(seed=seed)
+        self.trace: Trace = Trace()
+        self.invariants: Invariants = Invariants()
+        self.faults: int = 0
+        self.nodes_asked: int = 0
+        self.seconds_asked: float = 0.0
         self._scale = scale
         self._nursery = nursery
         self._members: dict[str, _Member] = {}
         self._bootstraps: list[str] = []
         self._expectations: list[_Expectation] = []
-        self._violation: InvariantViolated | None = None
-        self.frames = FrameNetwork(seed=seed)
+        self.failure: Exception | None = None
+        self.frames: FrameNetwork = FrameNetwork(seed=seed)
         for network in (self.network, self.frames):
             network.listen(self._fault_told)
 
@@ -219,7 +220,7 @@ class World:
 
     def note(self, event: str, /, **facts: Fact) -> None:
         """Write a line of the scenario's own into the trace."""
-        self.trace.add(trio.current_time(), ALL_NODES, event, facts)
+        self._write(ALL_NODES, event, facts)
 
     def summarise(self, *prefixes: str) -> None:
         """Only count events whose names begin so, such as ``"link."``: a trace is for reading."""
@@ -238,7 +239,9 @@ class World:
         """
         self.invariants.checked[invariant] += 1
         if not holds:
-            raise InvariantViolated(invariant, what)
+            violation = InvariantViolated(invariant, what)
+            self._end(violation)  # whoever catches what is raised here, such as the boundary around a handler
+            raise violation
 
     async def store(self, name: str, key: bytes, metadata: Mapping[str, object], *, quorum: int) -> StoreReport:
         """Store a value from a node; once a quorum has confirmed it, `check_values` demands to find it.
@@ -321,10 +324,10 @@ class World:
     def _event(self, member: _Member, run: int, event: Event) -> None:
         if run != member.runs or member.scope.cancel_called:
             return  # of a run that has crashed: what it still does in its last moments, nobody sees
-        self.trace.add(event.time_s, member.name, event.name, event.facts)
+        self._write(member.name, event.name, event.facts)
         violation = self.invariants.observe(member.name, run, event.name, event.facts)
         if violation is not None:
-            self._violate(violation)
+            self._end(violation)
         if event.name == "dht.withdrawn":
             self._check_withdrawn(member, event.facts)
 
@@ -348,19 +351,25 @@ class World:
     def _hold(self, invariant: str, holds: bool, what: str) -> None:
         self.invariants.checked[invariant] += 1
         if not holds:
-            self._violate(InvariantViolated(invariant, what))
+            self._end(InvariantViolated(invariant, what))
 
-    def _violate(self, violation: InvariantViolated) -> None:
+    def _end(self, failure: Exception) -> None:
         """End the run: not by raising, because events are told in the midst of things."""
-        if self._violation is None:
-            self._violation = violation
+        if self.failure is None:
+            self.failure = failure
             self._nursery.cancel_scope.cancel()
 
     def _fault_told(self, event: str, facts: Mapping[str, Fact]) -> None:
-        self._tell(event, **facts)
+        self._write(ALL_NODES, event, facts)
 
     def _tell(self, event: str, /, **facts: Fact) -> None:
-        self.trace.add(trio.current_time(), ALL_NODES, event, facts)
+        self._write(ALL_NODES, event, facts)
+
+    def _write(self, node: str, event: str, facts: Mapping[str, Fact]) -> None:
+        try:
+            self.trace.add(trio.current_time(), node, event, facts)
+        except TraceTooLong as exc:
+            self._end(exc)
 
     async def _close(self) -> None:
         """The end of every scenario: all nodes leave, the last one first."""
@@ -378,7 +387,6 @@ async def open_world(*, seed: int = 0, scale: Scale | None = None) -> AsyncGener
     Raises:
       InvariantViolated: what must hold did not.
     """
-    tasks_before = trio.lowlevel.current_statistics().tasks_living
     world: World | None = None
     try:
         with hidden_nursery() as hidden:
@@ -391,7 +399,6 @@ async def open_world(*, seed: int = 0, scale: Scale | None = None) -> AsyncGener
     finally:
         assert world is not None
         world.trace.finish(trio.current_time())
-        if world._violation is not None:
-            raise world._violation
-    left = trio.lowlevel.current_statistics().tasks_living - tasks_before
-    world.check(NOTHING_LEFT, left <= 0 and not world.network.bound, f"{left} tasks, sockets {world.network.bound}")
+        if world.failure is not None:
+            raise world.failure
+    world.check(NOTHING_LEFT, not world.network.bound, f"sockets are open: {world.network.bound}")

@@ -73,7 +73,7 @@ class FrameTransport:
         keepalive_s: float = KEEPALIVE_S,
     ) -> None:
         self.name = name
-        self.address = network.endpoint_of(name)
+        self.address: str = network.endpoint_of(name)
         self._network = network
         self._own = party.credentials.node_id
         self._handlers: dict[type[Message], MessageHandler[Any]] = {}

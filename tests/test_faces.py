@@ -24,6 +24,7 @@ def _python(code: str) -> str:
         "import macula_trio.testing.pytest_plugin",
         "import macula_trio.testing; assert not hasattr(macula_trio.testing, '__wrapped__')",
         "import macula_trio; assert not hasattr(macula_trio, '_public')",
+        "import macula_trio; assert macula_trio.testing.__name__ == 'macula_trio.testing'",
         "import inspect, macula_trio; inspect.getmodule(inspect.unwrap(macula_trio))",
     ],
 )
@@ -37,6 +38,8 @@ def test_importing_the_package_loads_nothing(code: str) -> None:
         "from macula_trio import NodeConfig, open_node",
         "import macula_trio as macula; macula.open_node; macula.MeshError",
         "import macula_trio; assert macula_trio.errors.MeshError is macula_trio.MeshError",
+        "import macula_trio; macula_trio.wire.decode_frame; macula_trio.testing.open_mesh",
+        "import macula_trio; assert {'testing', 'wire'} < set(dir(macula_trio))",
         "from macula_trio import *; open_node; NodeConfig",
         "import macula_trio; assert {'open_node', 'Record', '__version__'} < set(dir(macula_trio))",
         "import macula_trio; macula_trio.Node; assert 'Node' in vars(macula_trio)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,14 @@ import pytest
 import trio
 
 from macula_trio._cli.main import main
-from macula_trio._cli.scales import read_numbers, read_range, replay_arguments, replay_command, write_numbers
+from macula_trio._cli.scales import (
+    read_range as read_hash_seeds,
+    read_numbers,
+    read_range,
+    replay_arguments,
+    replay_command,
+    write_numbers,
+)
 from macula_trio.testing._world import Scale
 
 WIDTH: Final = 80
@@ -175,16 +183,44 @@ def test_a_difference_from_a_golden_trace_is_shown(failing: str, capsys: pytest.
     assert main(["replay", failing, "--nodes", "11", "--against", str(golden)]) == 1
     output = capsys.readouterr()
     lines = output.out.splitlines()
-    assert max(map(len, lines)) <= WIDTH
+    assert max(map(len, lines[:-1])) <= WIDTH
     assert lines[-5:-2] == ["facts.nodes differs:", "  golden  12", "  now     11"]
     assert "golden      7  0.000000 s * began nodes=12" in lines
-    assert lines[-1] == f"replay it: macula-trio replay {failing} --seed 0 --nodes 11"
+    assert lines[-1] == f"replay it: macula-trio replay {failing} --seed 0 --nodes 11 --against {golden}"
     assert output.err.splitlines()[-1] == f"error: machines, seed 0: the trace leaves {golden} at line 7"
     golden.write_text(golden.read_text(encoding="utf-8") + '{"t_us":1}\n', encoding="utf-8")
     assert main(["replay", failing, "--against", str(golden), "--json"]) == 1
     found = report(capsys)
     assert (found["ok"], found["error_kind"]) == (False, "differs:golden")
     assert found["error"].endswith("at line 8")
+
+
+def test_a_trace_takes_the_place_of_what_was_there_when_the_run_is_over(failing: str) -> None:
+    trace = Path("trace.jsonl")
+    trace.write_text("old\n" * 1000, encoding="utf-8")
+    assert main(["replay", "missing.py", "--trace", str(trace)]) == 2
+    assert trace.read_text(encoding="utf-8") == "old\n" * 1000
+    assert main(["replay", failing, "--trace", str(trace)]) == 0
+    assert len(trace.read_text(encoding="utf-8").splitlines()) == 7
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no file that is always full")
+def test_a_trace_that_cannot_be_written_to_its_end_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    for notes in (1, 10_000):  # seen when the file is closed, and before
+        path = scenario("noted", f"async def scenario(world):\n    for n in range({notes}): world.note('n')\n")
+        assert main(["replay", path, "--trace", "/dev/full"]) == 1
+        assert complaint(capsys) == "error: --trace /dev/full: No space left on device\n"
+
+
+def test_a_trace_can_go_into_a_pipe(failing: str, capsys: pytest.CaptureFixture[str]) -> None:
+    reader, writer = os.pipe()
+    try:
+        assert main(["replay", failing, "--trace", f"/dev/fd/{writer}"]) == 0
+        os.close(writer)
+        with open(reader, encoding="utf-8", closefd=False) as pipe:
+            assert len(pipe.readlines()) == 7
+    finally:
+        os.close(reader)
 
 
 # -- wrong usage -------------------------------------------------------------------------------------------------------
@@ -200,13 +236,23 @@ def test_a_difference_from_a_golden_trace_is_shown(failing: str, capsys: pytest.
         (["empty.py", "--against", "missing.jsonl"], "--against missing.jsonl: No such file"),
         (["empty.py", "--against", "binary.jsonl"], "--against binary.jsonl: not a trace"),
         (["empty.py", "--trace", "missing/trace.jsonl"], "--trace missing/trace.jsonl"),
-        (["empty.py", "--trace", "."], "--trace ."),
+        (["ran.py", "--trace", "missing/trace.jsonl"], "--trace missing/trace.jsonl: No such file"),
+        (["ran.py", "--trace", "empty.py/trace.jsonl"], "--trace empty.py/trace.jsonl: Not a directory"),
+        (["ran.py", "--trace", "x" * 300], f"--trace {'x' * 300}: File name too long"),
+        (["empty.py", "--trace", "."], "--trace .: Is a directory"),
         (["empty.py", "--hash-seeds", "3"], "'3' is not A:B"),
         (["empty.py", "--hash-seeds", "3:3"], "'3:3' has 0 numbers"),
+        (["empty.py", "--hash-seeds", "0:1001"], "'0:1001' has 1001 numbers (B is not among them); give 1 to 1000"),
+        (["empty.py", "--hash-seeds", f"7:{2**32 + 1}"], "numbers"),
+        (["empty.py", "--hash-seeds", f"{2**32}:{2**32 + 1}"], "B is at most 4294967296"),
         (["empty.py", "--hash-seeds", "0:2", "--traceback"], "--traceback"),
         (["empty.py", "--seed", "-1"], "--seed"),
         (["empty.py", "--nodes", "0"], "--nodes"),
         (["empty.py", "--seconds", "0"], "--seconds"),
+        (["empty.py", "--seconds", "nan"], "nan is not a finite number of seconds"),
+        (["empty.py", "--seconds", "inf"], "inf is not a finite number of seconds"),
+        (["empty.py", "--limit", "nan"], "nan is not a finite number of seconds"),
+        (["empty.py", "--limit", "1e300"], "--limit"),
         (["empty.py", "--skip-faults", "1,x"], "'1,x' is not a list"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -218,6 +264,7 @@ def test_wrong_wishes_are_one_line_and_exit_code_2(
 ) -> None:
     scenario("empty", "")
     scenario("syntax", "async def (")
+    scenario("ran", "raise AssertionError('it ran before its trace file was judged')")
     Path("binary.jsonl").write_bytes(b"\xff\xfe")
     assert main(["replay", *wish]) == 2
     assert words in complaint(capsys)
@@ -241,10 +288,14 @@ def test_numbers_are_read_once_each_and_in_order() -> None:
     assert read_numbers("9,1:3,2") == (1, 2, 9)
 
 
-@pytest.mark.parametrize("text", ["", ":", "1:", ":3", "a:b", "3:1", "0:99999999999", "-1:3", "1:2:3", "\u0661:\u0663"])
+@pytest.mark.parametrize("text", ["", ":", "1:", ":3", "a:b", "3:1", "0:99999999999", "0:" + "9" * 19, "-1:3", "1:2:3", "\u0661:\u0663"])
 def test_what_is_no_range_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="whole numbers|has"):
         read_range(text)
+
+
+def test_hash_seeds_go_as_far_as_those_of_python() -> None:
+    assert read_hash_seeds(f"{2**32 - 1000}:{2**32}") == range(2**32 - 1000, 2**32)
 
 
 @pytest.mark.parametrize("text", ["", ",", "1,", "x", "0:999999", "1;2"])
@@ -300,7 +351,17 @@ def test_a_run_that_follows_from_how_strings_are_hashed_is_found_out(capsys: pyt
     assert max(map(len, output.out.splitlines())) <= WIDTH
     assert "The two part at line 2; hash seed 0 has 51 lines, hash seed 1 has 51." in output.out
     assert "facts.name differs:" in output.out
+    assert output.out.splitlines()[-1] == "replay it: macula-trio replay sets.py --seed 0 --hash-seeds 0:3"
     assert output.err == "error: sets, seed 0: PYTHONHASHSEED=1 gives another trace than PYTHONHASHSEED=0\n"
+
+
+@pytest.mark.processes
+def test_what_a_file_prints_when_it_is_imported_is_not_the_result_either(capsys: pytest.CaptureFixture[str]) -> None:
+    path = scenario("talks", "print('hello')\nasync def scenario(world):\n    pass\n")
+    assert main(["replay", path, "--hash-seeds", "0:2", "--json"]) == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out)["ok"] is True
+    assert output.err == "hello\n"
 
 
 @pytest.mark.processes

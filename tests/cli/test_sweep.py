@@ -134,6 +134,16 @@ def test_when_nothing_fails_all_is_well(pretended: list[int], capsys: pytest.Cap
     assert output.err == ""
 
 
+def test_what_a_file_prints_when_it_is_imported_is_not_the_result(
+    pretended: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = scenario("talks", f"print('hello')\n{EMPTY}")
+    assert main(["sweep", path, "--seeds", "2:4", "--json"]) == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out)["failed"] == 0
+    assert output.err == "hello\n"
+
+
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_no_more_run_at_once_than_was_asked_for(pretended: list[int], jobs: int) -> None:
     assert main(["sweep", "empty.py", "--seeds", "0:20", "--jobs", str(jobs), "--no-shrink"]) == 1
@@ -198,6 +208,9 @@ def test_a_run_that_told_nothing_of_itself_is_not_shrunk(
         (["empty.py", "--seeds", "7"], "'7' is not A:B"),
         (["empty.py", "--seeds", "0:2", "--jobs", "0"], "--jobs"),
         (["empty.py", "--seeds", "0:2", "--timeout", "0"], "--timeout"),
+        (["empty.py", "--seeds", "0:2", "--timeout", "nan"], "nan is not a finite number of seconds"),
+        (["empty.py", "--seeds", "0:2", "--timeout", "inf"], "--timeout"),
+        (["empty.py", "--seeds", "0:2", "--timeout", "86401"], "--timeout"),
         (["empty.py", "--seeds", "0:2", "--cluster", "nowhere"], "'nowhere' is not HOST:PORT"),
         (["empty.py", "--seeds", "0:2", "--cluster", "tcp://nowhere"], "'nowhere' is not HOST:PORT"),
         (["empty.py", "--seeds", "0:2", "--cluster", "http://127.0.0.1:1"], "http:// is none of tcp, tls"),

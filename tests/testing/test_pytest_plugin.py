@@ -89,6 +89,11 @@ def _told(text: str, name: str) -> tuple[str, int]:
     return found[1], int(found[2])
 
 
+def _shown(seed: str) -> str:
+    """A bad seed as a complaint has it."""
+    return repr(seed if len(seed) <= 40 else f"{seed[:40]}...")
+
+
 # -- seeds -----------------------------------------------------------------------------------------------------------
 
 
@@ -113,14 +118,54 @@ def test_the_variable_chooses_the_seed_and_the_option_beats_it(runner: Runner) -
     assert _told(runner.run("-rP", "--macula-seed=7"), "first") == _told(by_option, "first")
 
 
-@pytest.mark.parametrize("seed", ["x", "-1", ""])
-def test_a_bad_seed_ends_the_run_with_one_line(runner: Runner, seed: str) -> None:
+@pytest.mark.parametrize("seed", ["x", "-1", "", "1" * 21, "9" * 5000], ids=["x", "-1", "empty", "21", "5000"])
+def test_a_bad_option_ends_the_run_with_one_line(runner: Runner, seed: str) -> None:
     runner.write("test_it.py", "def test_it(): pass")
-    by_option = runner.run(f"--macula-seed={seed}", code=pytest.ExitCode.USAGE_ERROR)
-    assert f"--macula-seed: {seed!r} is not a seed" in by_option
-    by_variable = runner.run(code=pytest.ExitCode.USAGE_ERROR, MACULA_SEED=seed)
-    assert f"MACULA_SEED: {seed!r} is not a seed" in by_variable
-    assert "Traceback" not in by_option + by_variable
+    text = runner.run(f"--macula-seed={seed}", code=pytest.ExitCode.USAGE_ERROR)
+    assert f"--macula-seed: {_shown(seed)} is not a seed" in text
+    assert "Traceback" not in text
+    assert "INTERNALERROR" not in text
+
+
+@pytest.mark.parametrize("seed", ["x", "9" * 5000], ids=["x", "5000"])
+def test_a_bad_variable_fails_those_tests_alone_that_ask_for_a_seed(runner: Runner, seed: str) -> None:
+    runner.write("test_sync.py", "def test_it(): pass")
+    assert "1 passed" in runner.run("test_sync.py", MACULA_SEED=seed)
+    runner.write(
+        "test_it.py",
+        """
+import pytest
+
+@pytest.fixture
+def broken():
+    raise KeyError("broken")
+
+@pytest.mark.trio
+async def test_runs():
+    raise AssertionError("it must not begin")
+
+@pytest.mark.trio
+async def test_asks(macula_seed): pass
+
+@pytest.mark.trio
+async def test_is_broken(broken): pass
+
+def test_asks_for_a_network(sim_network): pass
+""",
+    )
+    text = runner.run(code=1, MACULA_SEED=seed)
+    assert "1 failed, 1 passed, 3 errors" in text
+    assert len(re.findall(rf"^MACULA_SEED: {re.escape(_shown(seed))} is not a seed", text, re.MULTILINE)) == 3
+    assert "INTERNALERROR" not in text
+    assert "must not begin" not in text
+    assert "pytest_plugin.py" not in text  # no traceback
+    assert "KeyError: 'broken'" in text
+    assert "3 passed" in runner.run("--macula-seed=7", "-k", "not broken and not runs", MACULA_SEED=seed)
+
+
+def test_an_empty_variable_is_none(runner: Runner) -> None:
+    runner.write("test_it.py", TELLS)
+    assert _told(runner.run("-rP", MACULA_SEED=""), "first")[1] == zlib.crc32(b"test_it.py::test_first")
 
 
 def test_a_failing_trio_test_tells_its_seed_and_how_to_repeat_it(runner: Runner) -> None:

@@ -11,12 +11,18 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from macula_trio import testing as testing
+    from macula_trio import wire as wire
     from macula_trio._public import *
 else:  # hidden from type checkers, who would take it for a promise of any name
 
     def __getattr__(name: str) -> object:
+        if name == "testing":
+            import macula_trio.testing  # which binds the name here
+        elif name == "wire":
+            import macula_trio.wire  # noqa: F401 - likewise
         # What asks every module for odd names, such as pytest and inspect, must not load everything.
-        if not name.startswith("_") or name == "__all__":
+        elif not name.startswith("_") or name == "__all__":
             import macula_trio._public as public
 
             globals().update({public_name: vars(public)[public_name] for public_name in ("__all__", *public.__all__)})
@@ -26,7 +32,7 @@ else:  # hidden from type checkers, who would take it for a promise of any name
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
 
     def __dir__() -> list[str]:
-        return sorted({*__getattr__("__all__"), *globals()})
+        return sorted({*__getattr__("__all__"), "testing", "wire", *globals()})
 
 
 __version__ = _version("macula-trio")

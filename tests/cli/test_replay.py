@@ -15,7 +15,7 @@ import trio
 
 from macula_trio._cli.main import main
 from macula_trio._cli.scales import (
-    read_range as read_hash_seeds,
+    read_hash_seeds,
     read_numbers,
     read_range,
     replay_arguments,
@@ -238,7 +238,6 @@ def test_a_trace_can_go_into_a_pipe(failing: str, capsys: pytest.CaptureFixture[
         (["empty.py", "--trace", "missing/trace.jsonl"], "--trace missing/trace.jsonl"),
         (["ran.py", "--trace", "missing/trace.jsonl"], "--trace missing/trace.jsonl: No such file"),
         (["ran.py", "--trace", "empty.py/trace.jsonl"], "--trace empty.py/trace.jsonl: Not a directory"),
-        (["ran.py", "--trace", "x" * 300], f"--trace {'x' * 300}: File name too long"),
         (["empty.py", "--trace", "."], "--trace .: Is a directory"),
         (["empty.py", "--hash-seeds", "3"], "'3' is not A:B"),
         (["empty.py", "--hash-seeds", "3:3"], "'3:3' has 0 numbers"),
@@ -288,7 +287,9 @@ def test_numbers_are_read_once_each_and_in_order() -> None:
     assert read_numbers("9,1:3,2") == (1, 2, 9)
 
 
-@pytest.mark.parametrize("text", ["", ":", "1:", ":3", "a:b", "3:1", "0:99999999999", "0:" + "9" * 19, "-1:3", "1:2:3", "\u0661:\u0663"])
+@pytest.mark.parametrize(
+    "text", ["", ":", "1:", ":3", "a:b", "3:1", "0:99999999999", "0:" + "9" * 19, "-1:3", "1:2:3", "\u0661:\u0663"]
+)
 def test_what_is_no_range_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="whole numbers|has"):
         read_range(text)

@@ -21,6 +21,7 @@ from macula_trio._cli.scales import replay_arguments
 from macula_trio.testing._world import Scale
 
 LIMIT_S: Final = 300.0  # of the wall clock, for one replay; the longest that come with the library take about a minute
+LIMIT_MAX_S: Final = 86_400.0  # a day; a child that needs more is stuck, and timers of the system end somewhere
 ORPHAN_S: Final = 2.0  # beyond its limit, after which a child ends itself: whoever should have killed it is gone
 OUTPUT_BYTES_MAX: Final = 1 << 20  # kept of what a child writes, the end of it: its report is some kilobytes
 LAST_WORDS_MAX: Final = 200  # characters of the last line of a child that died

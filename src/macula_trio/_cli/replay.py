@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
+import stat
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import attrs
 import click
 
 from macula_trio import MeshError
-from macula_trio._cli.children import end_after
+from macula_trio._cli.children import LIMIT_MAX_S, ORPHAN_S, end_after
 from macula_trio._cli.compare import first_difference, show_difference
 from macula_trio._cli.happenings import clip
 from macula_trio._cli.hash_seeds import replay_with_hash_seeds
 from macula_trio._cli.options import json_option
 from macula_trio._cli.output import print_json, say
 from macula_trio._cli.runner import failures, run
-from macula_trio._cli.scales import judged_by, read_numbers, read_range, replay_command, write_numbers
+from macula_trio._cli.scales import (
+    Seconds,
+    judged_by,
+    read_hash_seeds,
+    read_numbers,
+    replay_command,
+    write_numbers,
+)
 from macula_trio._cli.story import tell
 from macula_trio.testing._world import Scale
 
@@ -73,11 +82,11 @@ def _end_after(_context: click.Context, _parameter: click.Parameter, limit_s: fl
 @click.option(
     "--hash-seeds",
     metavar="A:B",
-    callback=judged_by(read_range),
+    callback=judged_by(read_hash_seeds),
     help="Replay under PYTHONHASHSEED from A to B-1; all must be one.",
 )
 @click.option("--nodes", type=click.IntRange(1), help="At most so many, where the scenario lets you choose.")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Go on at most so long, likewise.")
+@click.option("--seconds", type=Seconds(0, min_open=True), help="Go on at most so long, likewise.")
 @click.option(
     "--skip-faults",
     metavar="I,J,A:B",
@@ -85,7 +94,13 @@ def _end_after(_context: click.Context, _parameter: click.Parameter, limit_s: fl
     help="Leave out the faults of these numbers, from 0 on.",
 )
 @click.option("--traceback", is_flag=True, help="Where an exception came from, on stderr.")
-@click.option("--limit", type=float, hidden=True, expose_value=False, callback=_end_after)
+@click.option(
+    "--limit",
+    type=Seconds(0, LIMIT_MAX_S + ORPHAN_S, min_open=True),
+    hidden=True,
+    expose_value=False,
+    callback=_end_after,
+)
 @json_option
 def replay(
     *,
@@ -109,16 +124,15 @@ def replay(
         raise click.UsageError("--traceback is of one run; leave out --hash-seeds")
     scale = Scale(nodes=nodes, seconds=seconds, skip_faults=skip_faults or ())
     golden = None if against is None else _read_trace(against)
-    if trace_file is not None:
-        _check_writable(trace_file)
-    if hash_seeds is None:
-        done, difference = _replay_here(file, seed, scale, traceback=traceback), None
-    else:
-        check_scenario(file)
-        done, difference = _replay_with(hash_seeds, file, seed, scale)
-    if trace_file is not None:
-        with failures():
-            Path(trace_file).write_text("".join(f"{line}\n" for line in done.trace), encoding="utf-8", newline="\n")
+    with contextlib.ExitStack() as stack:
+        sink = None if trace_file is None else stack.enter_context(_open_trace(trace_file))
+        if hash_seeds is None:
+            done, difference = _replay_here(file, seed, scale, traceback=traceback), None
+        else:
+            check_scenario(file)
+            done, difference = _replay_with(hash_seeds, file, seed, scale)
+        if sink is not None:
+            _write_trace(sink, done.trace)
     if golden is not None and difference is None:
         difference = _compare(golden, done.trace, str(against))
     done = attrs.evolve(done, report=_with_difference(done.report, difference))
@@ -133,7 +147,9 @@ def replay(
         return 0
     if not as_json:
         say("")
-        say(f"replay it: {replay_command(file, seed, scale)}")
+        comparisons = [] if against is None else ["--against", against]
+        comparisons += [] if hash_seeds is None else ["--hash-seeds", f"{hash_seeds.start}:{hash_seeds.stop}"]
+        say(f"replay it: {replay_command(file, seed, scale, *comparisons)}")
     raise click.ClickException(clip(f"{done.report['scenario']}, seed {seed}: {done.report['error']}", ERROR_MAX))
 
 
@@ -146,7 +162,8 @@ def check_scenario(file: str) -> None:
     from macula_trio.testing._scenario import ScenarioError, load_scenario  # noqa: PLC0415 - see _replay_here
 
     try:
-        load_scenario(file)
+        with contextlib.redirect_stdout(sys.stderr):  # as _replay_here does
+            load_scenario(file)
     except ScenarioError as exc:
         raise click.UsageError(str(exc)) from exc
 
@@ -241,10 +258,22 @@ def _read_trace(path: str) -> list[str]:
         raise click.UsageError(f"--against {path}: {reason}") from exc
 
 
-def _check_writable(path: str) -> None:
-    """Complain before the run, not after it."""
-    if Path(path).is_dir() or not Path(path).absolute().parent.is_dir():
-        raise click.UsageError(f"--trace {path}: no file can be written there")
+def _open_trace(path: str) -> TextIO:
+    """Open the file before the run, so that a complaint comes then; it keeps what it has until the run is over."""
+    try:
+        return Path(path).open("a", encoding="utf-8", newline="\n")
+    except OSError as exc:
+        raise click.UsageError(f"--trace {path}: {exc.strerror}") from exc
+
+
+def _write_trace(sink: TextIO, trace: Iterable[str]) -> None:
+    try:
+        with sink:  # a full disk may show itself only when the file is closed
+            if stat.S_ISREG(os.fstat(sink.fileno()).st_mode):  # a pipe has nothing to forget
+                sink.truncate(0)
+            sink.writelines(f"{line}\n" for line in trace)
+    except OSError as exc:
+        raise click.ClickException(f"--trace {sink.name}: {exc.strerror}") from exc
 
 
 # -- for people ------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ Ranges are half-open, as in Python: ``0:3`` is 0, 1 and 2.
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -15,21 +16,47 @@ from macula_trio.testing._world import Scale
 
 SEEDS_MAX: Final = 10_000_000  # of one sweep: weeks of work
 NUMBERS_MAX: Final = 100_000  # faults to skip; far more than a scenario has
+HASH_SEEDS_MAX: Final = 1_000  # processes of one replay; a hash that matters shows itself within a few
+HASH_SEED_END: Final = 2**32  # Python does not start with a PYTHONHASHSEED from here on
 RUN_MIN: Final = 3  # consecutive numbers that are shorter to write as a range
 
 
-def read_range(text: str) -> range:
+class Seconds(click.FloatRange):
+    """A finite number in a range; its base lets nan pass, which compares with nothing."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it, or complain."""
+        seconds = float(super().convert(value, param, ctx))
+        if not math.isfinite(seconds):
+            self.fail(f"{value} is not a finite number of seconds", param, ctx)
+        return seconds
+
+
+def read_range(text: str, *, numbers_max: int = SEEDS_MAX) -> range:
     """Read ``A:B``, the whole numbers from A up to but not including B.
 
     Raises:
-      ValueError: not of that form, empty or longer than `SEEDS_MAX`.
+      ValueError: not of that form, empty or too long.
     """
     first, _, end = text.partition(":")
     if not (_is_number(first) and _is_number(end)):
         raise ValueError(f"{text!r} is not A:B with whole numbers from 0 on, such as 0:10")
     numbers = range(int(first), int(end))
-    if not 0 < len(numbers) <= SEEDS_MAX:
-        raise ValueError(f"{text!r} has {len(numbers)} numbers (B is not among them); give 1 to {SEEDS_MAX}")
+    length = max(0, numbers.stop - numbers.start)  # more than `len` can say, perhaps
+    if not 0 < length <= numbers_max:
+        raise ValueError(f"{text!r} has {length} numbers (B is not among them); give 1 to {numbers_max}")
+    return numbers
+
+
+def read_hash_seeds(text: str) -> range:
+    """Read ``A:B``, values of ``PYTHONHASHSEED``.
+
+    Raises:
+      ValueError: not of that form, empty, too long, or with numbers that Python refuses.
+    """
+    numbers = read_range(text, numbers_max=HASH_SEEDS_MAX)
+    if numbers.stop > HASH_SEED_END:
+        raise ValueError(f"{text!r} has numbers that PYTHONHASHSEED cannot be; B is at most {HASH_SEED_END}")
     return numbers
 
 
@@ -73,9 +100,9 @@ def replay_arguments(file: str, seed: int, scale: Scale) -> list[str]:
     return arguments
 
 
-def replay_command(file: str, seed: int, scale: Scale) -> str:
-    """Write the command that replays one run, for a shell."""
-    return shlex.join(["macula-trio", *replay_arguments(file, seed, scale)])
+def replay_command(file: str, seed: int, scale: Scale, *options: str) -> str:
+    """Write the command that replays one run, for a shell; ``options`` come last."""
+    return shlex.join(["macula-trio", *replay_arguments(file, seed, scale), *options])
 
 
 def judged_by(read: Callable[[str], object]) -> Callable[[click.Context, click.Parameter, str | None], Any]:

@@ -15,14 +15,14 @@ import trio
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from macula_trio._cli.children import LIMIT_S, Child, cores, run_child
+from macula_trio._cli.children import LIMIT_MAX_S, LIMIT_S, Child, cores, run_child
 from macula_trio._cli.cluster import MissingExtra, sweep_cluster
 from macula_trio._cli.happenings import clip
 from macula_trio._cli.options import json_option
 from macula_trio._cli.output import count, print_json, say
 from macula_trio._cli.replay import ERROR_MAX, INTERRUPTED, check_scenario
 from macula_trio._cli.runner import failures, run
-from macula_trio._cli.scales import judged_by, read_range, replay_arguments, replay_command, write_numbers
+from macula_trio._cli.scales import Seconds, judged_by, read_range, replay_arguments, replay_command, write_numbers
 from macula_trio._util import parse_endpoint
 from macula_trio.testing._shrink import Shrink, Size
 from macula_trio.testing._world import Scale
@@ -117,7 +117,7 @@ def read_scheduler(text: str) -> str:
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=Seconds(0, LIMIT_MAX_S, min_open=True),
     default=LIMIT_S,
     show_default=True,
     metavar="SECONDS",

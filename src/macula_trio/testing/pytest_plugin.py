@@ -11,7 +11,7 @@ import shlex
 import sys
 import zlib
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, MutableSet
-from contextlib import AbstractAsyncContextManager, ExitStack
+from contextlib import AbstractAsyncContextManager, ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from macula_trio.testing.network import SimNetwork
 
 VARIABLE: Final = "MACULA_SEED"
+SEED_DIGITS_MAX: Final = 20  # those of 64 bits; Python itself refuses to read a number of some thousands
+SHOWN_MAX: Final = 40  # characters of a bad seed in a complaint
 SECTION: Final = "macula_trio"
 OWN_FIXTURES: Final = frozenset({"sim_network", "scenario_world"})  # `open_mesh` brings the first along
 
@@ -43,8 +45,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """End the run before it begins when the seed is none, and let pytest-trio start fixtures in a fixed order."""
-    _chosen_seed(config)
+    """End the run before it begins when the option is no seed; let pytest-trio start fixtures in a fixed order."""
+    if config.getoption("--macula-seed") is not None:  # the variable may be meant for others: whom it concerns sees it
+        _chosen_seed(config)
     pytest_trio = sys.modules.get("pytest_trio.plugin")
     if pytest_trio is not None:
         # It keeps a test's fixtures in a set, hashed by id, and starts their tasks in the order of that set.
@@ -58,7 +61,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     with ExitStack() as stack:
         if _is_trio_test(item):
             own = not OWN_FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
-            reason = _enter_determinism(stack, _seed_of(item), entropy=own)
+            reason = _enter_determinism(stack, _seed_or_fail(item), entropy=own)
             if reason is not None:
                 item.stash[NOT_SEEDED] = reason
         yield
@@ -70,7 +73,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Result[pytes
     outcome = yield
     report = outcome.get_result()
     if report.failed and _is_trio_test(item):
-        report.sections.append((SECTION, _seed_text(item)))
+        with suppress(pytest.UsageError):  # the test has failed because of it, or would have
+            report.sections.append((SECTION, _seed_text(item)))
 
 
 # -- fixtures ------------------------------------------------------------------------------------------------------
@@ -79,7 +83,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Result[pytes
 @pytest.fixture
 def macula_seed(request: pytest.FixtureRequest) -> int:
     """The seed of this test."""
-    return _seed_of(request.node)
+    return _seed_or_fail(request.node)
 
 
 @pytest.fixture
@@ -150,23 +154,33 @@ def _is_trio_test(item: pytest.Item) -> bool:
 
 
 def _chosen_seed(config: pytest.Config) -> int | None:
-    """The seed that somebody asked for: the option, else the variable.
+    """The seed that somebody asked for: the option, else the variable, which CI leaves empty for "not set".
 
     Raises:
-      pytest.UsageError: it is not a whole number.
+      pytest.UsageError: it is not a whole number, or too long.
     """
     option: str | None = config.getoption("--macula-seed")
-    source, text = (VARIABLE, os.environ.get(VARIABLE)) if option is None else ("--macula-seed", option)
+    source, text = (VARIABLE, os.environ.get(VARIABLE) or None) if option is None else ("--macula-seed", option)
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit()):
-        raise pytest.UsageError(f"{source}: {text!r} is not a seed, which is a whole number such as 7")
+    if not (text.isascii() and text.isdigit() and len(text) <= SEED_DIGITS_MAX):
+        shown = text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}..."
+        wanted = f"a whole number of at most {SEED_DIGITS_MAX} digits, such as 7"
+        raise pytest.UsageError(f"{source}: {shown!r} is not a seed, which is {wanted}")
     return int(text)
 
 
 def _seed_of(item: pytest.Item) -> int:
     chosen = _chosen_seed(item.config)
     return zlib.crc32(item.nodeid.encode("utf-8", "backslashreplace")) if chosen is None else chosen
+
+
+def _seed_or_fail(item: pytest.Item) -> int:
+    """The seed of a test that needs it now, and fails when the variable is none."""
+    try:
+        return _seed_of(item)
+    except pytest.UsageError as exc:
+        raise pytest.fail.Exception(str(exc), pytrace=False) from None  # `pytest.fail` would say it twice
 
 
 def _seed_text(item: pytest.Item) -> str:

@@ -96,7 +96,7 @@ def test_a_run_is_told_with_its_faults_invariants_and_hashes(failing: str, capsy
         "",
     ]
     assert "faults      6, numbered from 0" in lines
-    assert "invariants         1  a closed block leaves nothing behind" in lines
+    assert "invariants         2  a closed block leaves nothing behind" in lines
     assert "                   1  host3 is free" in lines
     for name in ("trace hash", "schedule", "datagrams"):
         assert any(line.startswith(f"{name} ") for line in lines)
@@ -111,7 +111,7 @@ def test_json_is_one_object_with_all_that_is_known(failing: str, capsys: pytest.
     assert set(first) == KEYS
     assert (first["scenario"], first["seed"], first["ok"], first["error_kind"]) == ("machines", 3, True, None)
     assert (first["nodes"], first["seconds"], first["faults"], first["lines"]) == (12, 40.0, 6, 7)
-    assert first["invariants"] == {"a closed block leaves nothing behind": 1, "host3 is free": 1}
+    assert first["invariants"] == {"a closed block leaves nothing behind": 2, "host3 is free": 1}
     assert main(["replay", failing, "--seed", "3", "--json"]) == 0
     again = report(capsys)
     assert {**again, "wall_s": 0} == {**first, "wall_s": 0}

@@ -11,6 +11,8 @@ from typing import Final
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 PAGE: Final = Path(__file__).parents[2] / "docs" / "how-to" / "test-your-application.md"
 BLOCK: Final = re.compile(r"^```(?:python|ini)\n# (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

@@ -22,6 +22,8 @@ import os
 import pytest
 import trio
 
+pytestmark = pytest.mark.processes
+
 async def order():
     found = []
 

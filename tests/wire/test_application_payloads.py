@@ -128,7 +128,7 @@ def test_a_key_that_occurs_twice_is_refused() -> None:
 
 
 @both
-@pytest.mark.parametrize("value", [{1}, object(), 1j, bytearray(b"x")], ids=repr)
+@pytest.mark.parametrize("value", [{1}, object(), 1j, bytearray(b"x")], ids=lambda v: type(v).__name__)
 def test_other_types_are_not_written(value: object, content_type: str) -> None:
     assert "cannot travel" in local_refusal([value], content_type)
 

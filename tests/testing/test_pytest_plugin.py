@@ -14,6 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.processes
 pytest_plugins = ["pytester"]
 
 # A test that tells the order in which Trio ran six tasks, and the seed.
@@ -21,8 +22,6 @@ ORDER: Final = """
 import os
 import pytest
 import trio
-
-pytestmark = pytest.mark.processes
 
 async def order():
     found = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import shutil
 import stat
@@ -177,8 +176,6 @@ def _replay_here(file: str, seed: int, scale: Scale, *, traceback: bool) -> Run:
     # Here, because no other command needs what stands under a replay, or fails where that is not to be had.
     from macula_trio.testing import _scenario  # noqa: PLC0415
 
-    # What aioquic thinks of a datagram that came twice or late: it is the scenario's doing.
-    logging.getLogger("quic").addHandler(logging.NullHandler())
     started = time.perf_counter()
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what a scenario prints is not our result

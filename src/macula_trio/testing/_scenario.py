@@ -26,6 +26,7 @@ from macula_trio.testing._world import Scale, World, open_world
 if TYPE_CHECKING:
     from types import ModuleType
 
+QUIET: Final = logging.NullHandler()
 VIRTUAL_S_MAX: Final = 3600.0  # a scenario that has not ended by then never will
 
 Scenario: TypeAlias = Callable[[World], Awaitable[None]]
@@ -135,7 +136,7 @@ def run_scenario(
     """Run a scenario once; see `replay`."""
     worlds: list[World] = []
     # What aioquic thinks of a datagram that came twice or late: it is the scenario's doing, and no news.
-    logging.getLogger("quic").addHandler(logging.NullHandler())
+    logging.getLogger("quic").addHandler(QUIET)  # which adds it once
 
     async def run(_chance: random.Random) -> BaseException | None:
         before = trio.lowlevel.current_statistics().tasks_living

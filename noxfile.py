@@ -61,12 +61,6 @@ def group(name: str) -> tuple[str, ...]:
 
 
 @functools.cache
-def first_interpreter() -> str | None:
-    """The first of the supported interpreters that is on this machine."""
-    return next((version for version in PYTHONS if shutil.which(f"python{version}")), None)
-
-
-@functools.cache
 def wheel_directory() -> Path:
     """Where this run of nox keeps its wheel; made empty once."""
     directory = ROOT / ".nox" / "wheel"
@@ -98,9 +92,9 @@ def replay(session: nox.Session, *names: str) -> None:
         session.run("macula-trio", "replay", str(path), "--against", str(golden), "--hash-seeds", "1:3")
 
 
-def run_pytest(session: nox.Session, *launcher: str, options: tuple[str, ...] = ()) -> None:
+def run_pytest(session: nox.Session, *launcher: str) -> None:
     """Run the tests from an empty directory, so that only the installed package can be imported."""
-    pytest = ["-m", "pytest", "-c", str(ROOT / "pyproject.toml"), *options]
+    pytest = ["-m", "pytest", "-c", str(ROOT / "pyproject.toml")]
     arguments = [str(ROOT / part) if (ROOT / part.partition("::")[0]).exists() else part for part in session.posargs]
     if not any(part.startswith(str(ROOT)) for part in arguments):
         arguments.append(str(ROOT / "tests"))
@@ -110,14 +104,9 @@ def run_pytest(session: nox.Session, *launcher: str, options: tuple[str, ...] = 
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests against the wheel, on every supported interpreter that is here.
-
-    Those that start processes wait more than they compute, so only the first interpreter runs them; with arguments for
-    pytest, such as ``-- -m processes``, all do as they are told.
-    """
+    """Run the tests against the wheel, on every supported interpreter that is here."""
     install_wheel(session, *group("test"))
-    is_first = first_interpreter() == session.python
-    run_pytest(session, "python", options=() if is_first or session.posargs else ("-m", "not processes"))
+    run_pytest(session, "python")
 
 
 @nox.session

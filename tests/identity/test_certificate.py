@@ -9,6 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from macula_trio._identity.certificate import realm_server_name
 from macula_trio._identity.keys import Credentials
 
 SEEDS: Final = [bytes([number]) * 32 for number in range(20)]
@@ -52,3 +53,9 @@ def test_its_name_and_number_come_from_the_key() -> None:
 
 def test_every_one_has_the_same_size_so_that_replays_send_the_same_datagrams() -> None:
     assert len({len(Credentials.from_seed(seed).chain_der[0]) for seed in SEEDS}) == 1
+
+
+def test_the_name_of_a_realm_is_a_dns_name_whatever_the_realm_is_called() -> None:
+    assert realm_server_name("org.example.home") == f"{hashlib.sha256(b'org.example.home').hexdigest()[:32]}.realm"
+    assert realm_server_name("org.example.home") != realm_server_name("org.example.home2")
+    assert realm_server_name("ü" * 1000).removesuffix(".realm").isalnum()

@@ -19,6 +19,16 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 NOT_BEFORE: Final = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 NOT_AFTER: Final = datetime.datetime(2120, 1, 1, tzinfo=datetime.UTC)
 _SERIAL_BYTES: Final = 19  # RFC 5280, section 4.1.2.2: positive and at most 20 octets
+_REALM_NAME_DIGITS: Final = 32  # 128 bits; a label of a DNS name has at most 63 characters
+
+
+def realm_server_name(realm: str) -> str:
+    """The DNS name that certificates of a realm carry in their SAN, and that QUIC checks (DESIGN section 5).
+
+    Args:
+      realm: its name, which need not be a host name.
+    """
+    return f"{hashlib.sha256(realm.encode()).hexdigest()[:_REALM_NAME_DIGITS]}.realm"
 
 
 def self_signed(key: ed25519.Ed25519PrivateKey) -> x509.Certificate:

@@ -1,6 +1,6 @@
 """QUIC over one datagram socket: one pump for all connections of a node, listened and dialed alike.
 
-The only file that imports aioquic, and only its public names.  **Hostile bytes never reach the pump**: every
+With ``credit.py`` the only file that imports aioquic, and only its public names.  **Hostile bytes never reach the pump**: every
 call into aioquic is made inside `QuicEndpoint._contained`; whatever comes out of it closes that one connection,
 is counted and logged, and goes no further.  DESIGN section 6; the measurements behind the shape of the pump are
 that datagrams and flushes cost, so writes of many tasks share a flush.
@@ -34,6 +34,7 @@ from aioquic.quic.retry import QuicRetryTokenHandler
 
 from macula_trio._identity.keys import Credentials
 from macula_trio._identity.proof import channel_binding
+from macula_trio._net.credit import WINDOW_UNPROVEN_BYTES, InboundCredit
 from macula_trio._net.timers import Timers
 from macula_trio._util import Address, is_loopback
 from macula_trio.abc import DatagramSocket
@@ -160,6 +161,7 @@ class Connection:
         self._lost = False
         self._withheld = 0.0
         self._withheld_max = WITHHELD_UNPROVEN_MAX
+        self._credit = InboundCredit(quic)
         self.path = path
         self.is_dialed = is_dialed
 
@@ -190,9 +192,10 @@ class Connection:
         return self._endpoint._random_bytes(count)
 
     def proven(self) -> None:
-        """Lift the deadline of the handshake."""
+        """Lift the deadline of the handshake, and the bounds for strangers."""
         self._deadline = inf
         self._withheld_max = WITHHELD_MAX
+        self._credit.widen()
         self._endpoint._count_half_open(self, -1)
 
     def close(self, code: ErrorCode, *, error_code: int = 0) -> None:
@@ -364,7 +367,10 @@ class QuicEndpoint:
         with self._contained(connection):
             connection._quic.receive_datagram(data, _DIALED_PEER if connection.is_dialed else source, now=now)
         self._drain_events(connection)
-        if connection._withheld > connection._withheld_max:
+        within_bounds = True
+        with self._contained(connection):
+            within_bounds = connection._credit.update()
+        if not within_bounds or connection._withheld > connection._withheld_max:
             self._close(connection, CloseReason.FAILED, ErrorCode.LIMIT_EXCEEDED, error_code=1)
         if connection in self._connections:
             self._read[connection] = None
@@ -489,6 +495,7 @@ class QuicEndpoint:
             connection_id_length=CONNECTION_ID_BYTES,
             idle_timeout=self._idle_timeout_s,
             is_client=is_client,
+            max_data=WINDOW_UNPROVEN_BYTES,
             max_datagram_size=size,
             secrets_log_file=secrets,
             # Who the peer is, the proof in CONNECT and PONG decides (DESIGN section 5), bound to this channel.

@@ -1,12 +1,12 @@
 """How much a peer may make us hold for it before it has been read: flow control on the receiving side.
 
-aioquic doubles the window of a connection as it is used, whether or not anybody could read what came, and keeps a stream
-whose front is missing as one buffer from its front to the farthest byte that came.  So a peer that sends single bytes far
-behind the front would double what we hold with each of them, and a dozen small datagrams of a stranger would take all
-memory.  Here the window is what was taken plus a constant (RFC 9000, section 4.1).
+aioquic doubles the window of a connection as it is used, whether or not anybody could read what came, and keeps a
+stream whose front is missing as one buffer from its front to the farthest byte that came.  So a peer that sends single
+bytes far behind the front would double what we hold with each of them, and a dozen small datagrams of a stranger would
+take all memory.  Here the window is what was taken plus a constant (RFC 9000, section 4.1).
 
-This file and ``testing/_determinism.py`` are the only ones that touch private parts of aioquic: the window is in none of
-its public ones (docs/design/connections.md).
+This file and ``testing/_determinism.py`` are the only ones that touch private parts of aioquic: the window is in none
+of its public ones (docs/design/connections.md).
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from typing import Final
 from aioquic.quic.connection import Limit, QuicConnection
 from aioquic.quic.packet import QuicFrameType
 
-WINDOW_UNPROVEN_BYTES: Final = 64 * 1024  # CONNECT has at most 16 KiB; the rest is room for loss
-WINDOW_BYTES: Final = 4 * 1024 * 1024  # a frame has at most 1 MiB; at 100 ms of round trip this is 40 MB per s
-# Pieces that have come while something in front of them is missing.  aioquic walks them for each new one, so their number
-# costs its square: 2,048 take 60 ms, 20,000 take 6 s.  Of 4 MiB in full datagrams every second one lost makes 1,500.
+# Twice what a peer may withhold before its connection is ended (`macula_trio._net.quic`), so that this comes first.
+WINDOW_UNPROVEN_BYTES: Final = 128 * 1024  # CONNECT has at most 16 KiB; the rest is room for loss
+WINDOW_BYTES: Final = 8 * 1024 * 1024  # a frame has at most 1 MiB; at 100 ms of round trip this is 80 MB per second
+# Pieces that have come while something in front of them is missing.  aioquic walks them for each new one, so their
+# number costs its square: 2,048 take 60 ms, 20,000 take 6 s.  Of 4 MiB in full datagrams with every second one lost
+# there are 1,500.
 PIECES_UNPROVEN_MAX: Final = 256
 PIECES_MAX: Final = 2048
 

@@ -1,9 +1,9 @@
 """QUIC over one datagram socket: one pump for all connections of a node, listened and dialed alike.
 
-With ``credit.py`` the only file that imports aioquic, and only its public names.  **Hostile bytes never reach the pump**: every
-call into aioquic is made inside `QuicEndpoint._contained`; whatever comes out of it closes that one connection,
-is counted and logged, and goes no further.  DESIGN section 6; the measurements behind the shape of the pump are
-that datagrams and flushes cost, so writes of many tasks share a flush.
+With ``credit.py`` the only file that imports aioquic, and only its public names.  **Hostile bytes never reach the
+pump**: every call into aioquic is made inside `QuicEndpoint._contained`; whatever comes out of it closes that one
+connection, is counted and logged, and goes no further.  DESIGN section 6; the measurements behind the shape of the
+pump are that datagrams and flushes cost, so writes of many tasks share a flush.
 """
 
 from __future__ import annotations

@@ -18,10 +18,10 @@ from collections.abc import Awaitable, Callable
 import trio
 import trio.testing
 
-from macula_trio._config import Trust
 from macula_trio._events import Event, EventBus
 from macula_trio._ids import Contact
 from macula_trio._peer.handshake import LocalParty
+from macula_trio._trust import Trust
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import decode_frame, decode_message, encode_message
 from macula_trio._wire.frame import Frame

@@ -10,10 +10,10 @@ import attrs
 import trio
 from quic_tools import REALM, credentials
 
-from macula_trio._config import Trust
 from macula_trio._events import Event, EventBus
 from macula_trio._ids import Contact, NodeId
 from macula_trio._peer.handshake import LocalParty
+from macula_trio._trust import Trust
 from macula_trio.testing.frames import FrameNetwork, FrameTransport
 
 

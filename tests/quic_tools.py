@@ -11,7 +11,6 @@ from typing import Any, Final
 import attrs
 import trio
 
-from macula_trio._config import Trust
 from macula_trio._events import Event, EventBus
 from macula_trio._identity.keys import Credentials
 from macula_trio._ids import Contact, NodeId
@@ -19,6 +18,7 @@ from macula_trio._net.quic import CONTROL_STREAM, CloseReason, Connection, Conne
 from macula_trio._peer.handshake import LocalParty
 from macula_trio._peer.link import QuicLink
 from macula_trio._peer.registry import LinkRegistry
+from macula_trio._trust import Trust
 from macula_trio._util import Address, format_endpoint
 from macula_trio._wire.codec import FrameDecoder, decode_message, encode_message
 from macula_trio.abc import Message

@@ -5,9 +5,8 @@ from typing import Any, Final
 import attrs
 import pytest
 
-from macula_trio._config import ROLES, NodeConfig, Trust
-from macula_trio._ids import NodeId
-from macula_trio.errors import TrustError
+from macula_trio._config import ROLES, NodeConfig
+from macula_trio._trust import Trust
 
 REALM: Final = "org.example"
 NODE: Final = "ab" * 32
@@ -199,10 +198,3 @@ def test_an_entry_of_another_type_is_named() -> None:
 
 def test_policies_compare_by_what_they_mean() -> None:
     assert Trust.open() == Trust.open() != Trust.unverified()
-
-
-def test_policies_that_are_not_there_yet_say_so_instead_of_trusting_anybody() -> None:
-    with pytest.raises(TrustError, match="Trust.only is not available yet; use Trust.open"):
-        Trust.only([NodeId(bytes(32))])
-    with pytest.raises(TrustError, match="Trust.realm is not available yet; use Trust.open"):
-        Trust.realm(b"")

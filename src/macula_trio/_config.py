@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import attrs
 
-from macula_trio._ids import NodeId
+from macula_trio._trust import Trust
 from macula_trio._util import numeric_endpoint, parse_bootstrap, parse_endpoint, validate_name
-from macula_trio.errors import TrustError
 
 if TYPE_CHECKING:
     Attribute = attrs.Attribute[Any]
@@ -18,41 +17,6 @@ Role: TypeAlias = Literal["bootstrap", "gateway", "edge"]
 VALUE_TTL_MIN_S: Final = 20  # values are renewed every 10 s at most, and must survive until then
 VALUE_TTL_MAX_S: Final = 3600  # what replicas hold a value for, whatever its owner wishes
 ROLES: Final[tuple[Role, ...]] = ("bootstrap", "gateway", "edge")
-
-
-@attrs.frozen
-class Trust:
-    """Whom a node talks to.  Made by the class methods (DESIGN section 5)."""
-
-    kind: Literal["open", "unverified"]
-
-    @classmethod
-    def open(cls) -> Trust:
-        """Any node that proves that it holds the key of its id.  The default."""
-        return cls("open")
-
-    @classmethod
-    def unverified(cls) -> Trust:
-        """Also peers that prove nothing, as Macula v0.8.0 does.  For closed networks only."""
-        return cls("unverified")
-
-    @classmethod
-    def only(cls, node_ids: Iterable[NodeId]) -> Trust:
-        """Only the nodes listed.
-
-        Raises:
-          TrustError: always; this policy is not available yet.
-        """
-        raise TrustError("Trust.only is not available yet; use Trust.open() and check Call.caller in the handler")
-
-    @classmethod
-    def realm(cls, ca_pem: bytes) -> Trust:
-        """Only nodes whose certificates chain to the realm's CA.
-
-        Raises:
-          TrustError: always; this policy is not available yet.
-        """
-        raise TrustError("Trust.realm is not available yet; use Trust.open() and check Call.caller in the handler")
 
 
 def _is(kind: type[object], what: str) -> Any:

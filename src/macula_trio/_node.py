@@ -16,13 +16,14 @@ from typing import Final
 import trio
 
 from macula_trio._background import hidden_nursery, open_service_nursery
-from macula_trio._config import NodeConfig, Role, Trust
+from macula_trio._config import NodeConfig, Role
 from macula_trio._dht.client import Bootstrap, DhtSettings, StoreReport
 from macula_trio._dht.service import DhtService
 from macula_trio._events import EventBus, Listener
 from macula_trio._identity.files import Identity
 from macula_trio._identity.keys import Credentials
 from macula_trio._identity.record import Kind, Record
+from macula_trio._identity.trust_file import load_trust
 from macula_trio._ids import Contact, NodeId, dht_key
 from macula_trio._net.quic import QuicEndpoint
 from macula_trio._net.udp import UdpNetwork
@@ -33,6 +34,7 @@ from macula_trio._peer.registry import LinkRegistry
 from macula_trio._pubsub.service import PublishReport, PubSubService, Subscription
 from macula_trio._rpc.offer import Handler
 from macula_trio._rpc.service import CallSettings, RpcService
+from macula_trio._trust import Trust
 from macula_trio._util import Address, format_endpoint, is_unspecified, parse_bootstrap, parse_endpoint, validate_name
 from macula_trio._views import EventStream, NodeStatistics, PeerInfo
 from macula_trio._wire.codec import encode_frame
@@ -57,7 +59,9 @@ class Node:
         credentials: Credentials,
         network: DatagramNetwork,
         storage: Storage,
+        *,
         endpoint: str,
+        trust: Trust,
     ) -> None:
         chance = random.Random(os.urandom(32))
         self._config = config
@@ -66,7 +70,7 @@ class Node:
             credentials=credentials,
             instance=os.urandom(INSTANCE_BYTES),
             realm=config.realm,
-            trust=config.trust,
+            trust=trust,
             capabilities=(LEAF, MSGPACK) if config.leaf else (MSGPACK,),
             endpoint=endpoint,
         )
@@ -302,6 +306,51 @@ class Node:
         link = await self._registry.link_to(target)
         link.send_frame_nowait(frame)
 
+    # -- whom we talk to ----------------------------------------------------------------------------------------------
+
+    @property
+    def trust(self) -> Trust:
+        """The policy, with the contents of its file."""
+        return self._party.trust
+
+    def reload_trust(self, trust: Trust | None = None) -> None:
+        """Read the file of the trust policy again, or take another policy; links that no longer pass are closed.
+
+        Values in the DHT whose owners no longer pass are dropped here.  Blocks on the disk, briefly.
+
+        Args:
+          trust: the policy from now on; the present one by default.
+
+        Raises:
+          TrustError: the file cannot be read or used; the policy stays as it was.
+        """
+        self._require_open()
+        self._party.change_trust(load_trust(trust or self._config.trust))
+        self._judge_again()
+        self._events.emit("trust.reloaded", policy=self._party.trust.kind, links=len(self._registry.links))
+
+    def block(self, node_id: NodeId) -> None:
+        """Have nothing to do with a node any more, until `unblock`: whatever the policy says, as long as we run.
+
+        Its links are closed, it is neither dialed nor let in nor named to others, and its values count nothing.
+
+        Raises:
+          ValueError: too many are blocked already, or it is our own id.
+        """
+        self._require_open()
+        if node_id == self.node_id:
+            raise ValueError("a node cannot block itself")
+        self._party.judge.block(NodeId(node_id))
+        self._judge_again()
+        self._events.emit("trust.blocked", peer=node_id.hex())
+
+    def unblock(self, node_id: NodeId) -> None:
+        """Undo `block`; what was closed comes back when somebody needs it."""
+        self._party.judge.unblock(node_id)
+
+    def _judge_again(self) -> None:
+        self._registry.judge_again()
+
     def peers(self) -> list[PeerInfo]:
         """The nodes that we have a live link with."""
         return [_peer_info(link) for link in self._registry.links]
@@ -416,11 +465,13 @@ async def open_node(
     Raises:
       OSError: the listen address is in use or not ours, or a bootstrap name does not resolve.
       PeerUnavailable: no bootstrap node answered and ``require_bootstrap`` is set.
-      TrustError: every bootstrap node refused us, or is not whom it must be, and ``require_bootstrap`` is set.
+      TrustError: the trust policy's file cannot be used; or every bootstrap node refused us, or is not whom it must
+        be, and ``require_bootstrap`` is set.
     """
     credentials = identity or _new_identity()
     network = network or UdpNetwork()
-    if config.trust.kind == "unverified":
+    trust = load_trust(config.trust)
+    if trust.kind == "unverified":
         logger.warning("trust is unverified: peers that prove nothing can read, call and publish here")
     host, port = parse_endpoint(config.listen, port_min=0)
     host = await network.resolve(host)
@@ -428,7 +479,8 @@ async def open_node(
     storage = await network.open_storage(credentials.node_id.hex())
     socket = await network.bind((host, port))
     try:
-        node = Node(config, credentials, network, storage, _own_endpoint(config, network, socket.address, route))
+        endpoint = _own_endpoint(config, network, socket.address, route)
+        node = Node(config, credentials, network, storage, endpoint=endpoint, trust=trust)
         if listener is not None:
             node._events.listen(listener)
         node._quic = quic = QuicEndpoint(
@@ -492,7 +544,7 @@ async def send_message(
       ValueError: a malformed endpoint, or no realm.
       OSError: the name does not resolve.
     """
-    trust = trust or Trust.open()
+    trust = load_trust(trust or Trust.open())
     if realm is None and trust.kind != "unverified":
         raise ValueError("realm: a proof names its realm; give one, or speak v0.8 by trust=Trust.unverified()")
     frame = encode_frame(message_type, body)

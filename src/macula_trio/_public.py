@@ -1,6 +1,6 @@
 """What `macula_trio` offers; loaded when the first of these names is asked for."""
 
-from macula_trio._config import NodeConfig, Trust
+from macula_trio._config import NodeConfig
 from macula_trio._dht.client import StoreReport
 from macula_trio._events import Event
 from macula_trio._identity.files import Identity
@@ -9,6 +9,7 @@ from macula_trio._ids import Contact, NodeId, dht_key
 from macula_trio._node import Node, open_node, send_message
 from macula_trio._pubsub.service import Message, Outcome, PublishReport, Subscription, SubscriptionStatistics
 from macula_trio._rpc.offer import Call, Handler
+from macula_trio._trust import Trust
 from macula_trio._views import EventStream, NodeStatistics, PeerInfo
 from macula_trio.errors import (
     AlreadyAdvertised,

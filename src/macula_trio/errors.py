@@ -47,6 +47,8 @@ class ErrorCode(enum.StrEnum):
     REALM_MISMATCH = "realm_mismatch"
     WRONG_PEER = "wrong_peer"
     OWN_IDENTITY = "own_identity"
+    IDENTITY_CONFLICT = "identity_conflict"  # two nodes run with one key at the same time
+    UNTRUSTED = "untrusted"  # the policy of the one who refuses does not let the other in
     LIMIT_EXCEEDED = "limit_exceeded"
     HANDSHAKE_TIMEOUT = "handshake_timeout"
     BAD_VALUE = "bad_value"
@@ -94,15 +96,30 @@ class NotSent(PeerUnavailable):
 
 
 class TrustError(MeshError):
-    """The peer is not who it must be, or our trust policy refuses it (or its policy refuses us)."""
+    """The peer is not who it must be, or our trust policy refuses it (or its policy refuses us).
+
+    Attributes:
+      code: how a refused peer is told why.
+    """
+
+    code: ErrorCode = ErrorCode.BAD_PROOF
+
+    def __init__(self, message: str, *, code: ErrorCode | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
 
 
 class OwnIdentity(TrustError):
     """The peer has our own node id: it is ourselves, or somebody runs with our key."""
 
+    code = ErrorCode.OWN_IDENTITY
+
 
 class RealmMismatch(TrustError):
     """The peer belongs to another realm."""
+
+    code = ErrorCode.REALM_MISMATCH
 
 
 class IdentityFileError(MeshError):

@@ -14,11 +14,11 @@ import trio
 from quic_tools import REALM, Peer, Recorder, connect_bare, credentials, host, open_endpoint, open_peer
 
 import macula_trio as macula
-from macula_trio._config import Trust
 from macula_trio._ids import Contact
 from macula_trio._net.quic import HANDSHAKE_DEADLINE_S, CloseReason, Connection, QuicEndpoint
 from macula_trio._peer.handshake import HANDSHAKE_PAYLOAD_BYTES_MAX, LocalParty, RemoteParty, make_connect, make_pong
 from macula_trio._peer.link import BACKLOG_BYTES_MAX, STREAMS_MAX
+from macula_trio._trust import Trust
 from macula_trio._util import format_endpoint, parse_endpoint
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import encode_frame, encode_message
@@ -179,7 +179,7 @@ async def test_a_second_stream_before_the_proof_is_refused(
         (UNKNOWN, ErrorCode.PROOF_REQUIRED),
         (encode_frame(1, {}), ErrorCode.MALFORMED_MESSAGE),
         (HEADER.pack(VERSION, 1, 3) + b"\x81\xc4\x00", ErrorCode.MALFORMED_PAYLOAD),
-        (encode_frame(1, {"realm_id": REALM}), ErrorCode.BAD_PROOF),
+        (encode_frame(1, {"realm_id": REALM}), ErrorCode.PROOF_REQUIRED),
         (encode_frame(1, {"realm_id": "org.other"}), ErrorCode.REALM_MISMATCH),
     ],
 )
@@ -237,7 +237,6 @@ async def test_what_follows_connect_at_once_is_taken_up(autojump_clock: trio.tes
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda connect: attrs.evolve(connect, proof=None),
         lambda connect: attrs.evolve(connect, proof=connect.proof[:-1] + bytes([connect.proof[-1] ^ 1])),
         lambda connect: attrs.evolve(connect, proof=b""),
         lambda connect: attrs.evolve(connect, node_id=KEY),
@@ -245,7 +244,6 @@ async def test_what_follows_connect_at_once_is_taken_up(autojump_clock: trio.tes
         lambda connect: attrs.evolve(connect, certificate_chain=()),
         lambda connect: attrs.evolve(connect, certificate_chain=(b"junk",)),
         lambda connect: attrs.evolve(connect, certificate_chain=credentials(3).chain_der),
-        lambda connect: attrs.evolve(connect, peer_node_id=KEY),
     ],
 )
 async def test_a_connect_with_a_bad_proof_is_refused(
@@ -257,11 +255,36 @@ async def test_a_connect_with_a_bad_proof_is_refused(
         await scene.assert_refused(recorder, ErrorCode.BAD_PROOF)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (lambda connect: attrs.evolve(connect, proof=None), ErrorCode.PROOF_REQUIRED),
+        (lambda connect: attrs.evolve(connect, peer_node_id=KEY), ErrorCode.WRONG_PEER),
+    ],
+)
+async def test_a_refusal_names_what_is_wrong(
+    spoil: Callable[[wire.Connect], wire.Connect], code: ErrorCode, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with a_scene() as scene:
+        recorder = await scene.connect()
+        recorder.say(spoil(good_connect(recorder)))
+        await scene.assert_refused(recorder, code)
+
+
 async def test_who_claims_our_own_id_is_refused(autojump_clock: trio.testing.MockClock) -> None:
     async with a_scene() as scene:
         recorder = await scene.connect()
-        recorder.say(good_connect(recorder, credentials=credentials(1)))
+        recorder.say(good_connect(recorder, credentials=credentials(1), instance=scene.peer.party.instance))
         await scene.assert_refused(recorder, ErrorCode.OWN_IDENTITY)
+        assert scene.peer.named("identity_conflict") == []
+
+
+async def test_a_second_node_with_our_key_is_refused_and_told_to_both(autojump_clock: trio.testing.MockClock) -> None:
+    async with a_scene() as scene:
+        recorder = await scene.connect()
+        recorder.say(good_connect(recorder, credentials=credentials(1)))
+        await scene.assert_refused(recorder, ErrorCode.IDENTITY_CONFLICT)
+        assert len(scene.peer.named("identity_conflict")) == 1
 
 
 # -- the dialer is as strict ---------------------------------------------------------------------------------------

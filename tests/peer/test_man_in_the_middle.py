@@ -11,9 +11,9 @@ import pytest
 import trio
 
 import macula_trio as macula
-from macula_trio._config import Trust
 from macula_trio._net.quic import CONTROL_STREAM, CloseReason, Connection, QuicEndpoint
 from macula_trio._peer.handshake import LocalParty, make_connect
+from macula_trio._trust import Trust
 from macula_trio._wire.codec import FrameDecoder, encode_message
 from macula_trio._wire.frame import MessageType
 from macula_trio.testing import SimNetwork, open_mesh

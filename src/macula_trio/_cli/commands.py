@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import click
 import trio
 
-from macula_trio import EventStream, Identity, Message, NodeConfig, Outcome, Trust, __version__
+from macula_trio import EventStream, Identity, Message, Node, NodeConfig, Outcome, Trust, TrustError, __version__
 from macula_trio._cli.demo import demo
 from macula_trio._cli.dht import dht
 from macula_trio._cli.options import (
@@ -72,7 +73,7 @@ def node(
     trust: Trust,
     as_json: bool,
 ) -> int:
-    """Run a node until SIGINT or SIGTERM.
+    """Run a node until SIGINT or SIGTERM; SIGHUP reads the file of its trust policy again.
 
     Prints one line when it is ready: ready endpoint=HOST:PORT node_id=HEX realm=NAME role=ROLE
     """
@@ -83,7 +84,8 @@ def node(
         who = Identity.generate() if identity is None else Identity.load_or_create(identity)
 
     async def work() -> int:
-        async with open_member(config, who) as member:
+        async with open_member(config, who) as member, trio.open_nursery() as nursery:
+            await nursery.start(_reload_on_hangup, member)
             facts = {"endpoint": member.endpoint, "node_id": member.node_id.hex(), "realm": realm, "role": role}
             if as_json:
                 print_json(facts)
@@ -94,6 +96,22 @@ def node(
             await trio.sleep_forever()
 
     return run(work, signalled=0)
+
+
+async def _reload_on_hangup(member: Node, *, task_status: trio.TaskStatus[None]) -> None:
+    """SIGHUP, where there is one, makes a node read the file of its trust policy again."""
+    if not hasattr(signal, "SIGHUP"):
+        task_status.started()
+        return
+    with trio.open_signal_receiver(signal.SIGHUP) as hangups:
+        task_status.started()
+        async for _ in hangups:
+            try:
+                member.reload_trust()
+            except TrustError as exc:
+                note(f"warning: {exc}; the policy stays as it was")
+            else:
+                note(f"trust: {member.trust.kind} again, {count(len(member.peers()), 'link')} kept")
 
 
 @cli.command()

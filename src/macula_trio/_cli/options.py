@@ -6,17 +6,21 @@ import functools
 import json
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import attrs
 import click
 
 from macula_trio import Identity, MeshError, NodeConfig, NodeId, Trust, dht_key
+from macula_trio._identity.trust import TrustJudge
+from macula_trio._identity.trust_file import load_trust
 from macula_trio._ids import ID_BYTES
 from macula_trio._util import Address, parse_bootstrap, parse_endpoint, validate_name
 
 Command: TypeAlias = Callable[..., Any]
 
+TRUST_FORMS: Final = "open, realm:CA.pem, only:ID,... or only:@FILE, pinned:SHA256,... or pinned:@FILE, unverified"
 TIMEOUT_S: Final = 5.0  # that of a call in v0.8
 SHOWN_MAX: Final = 40  # characters of a bad value in a complaint
 TIMEOUT_MAX_S: Final = 300.0  # NodeConfig.call_timeout_max_s: a handler gets no more
@@ -74,22 +78,33 @@ def read_key(text: str) -> bytes:
 
 
 def read_trust(text: str) -> Trust:
-    """Read a trust policy; those that are not available yet say so themselves.
+    """Read a trust policy, and the file that it names to see that it can be used.
 
     Raises:
       ValueError: no such policy, or malformed.
-      TrustError: not available yet.
+      TrustError: its file cannot be read or used.
     """
-    kind, _, rest = text.partition(":")
+    trust = _read_policy(text)
+    TrustJudge(load_trust(trust), realm="")
+    return trust
+
+
+def _read_policy(text: str) -> Trust:
+    """Its name, and behind a colon the file or list that it wants."""
+    kind, colon, rest = text.partition(":")
+    if colon and not rest:
+        raise ValueError(f"{_cut(text)}: behind the colon there is nothing")
     if kind == "realm" and rest:
-        return Trust.realm(b"")
+        return Trust.realm(Path(rest))
     if kind == "only" and rest:
-        return Trust.only([NodeId.from_hex(part) for part in rest.split(",")])
+        return Trust.only(Path(rest[1:]) if rest.startswith("@") else map(NodeId.from_hex, rest.split(",")))
+    if kind == "pinned" and rest:
+        return Trust.pinned(Path(rest[1:]) if rest.startswith("@") else rest.split(","))
     if text == "open":
         return Trust.open()
     if text == "unverified":
         return Trust.unverified()
-    raise ValueError(f"{_cut(text)} is not one of open, unverified")
+    raise ValueError(f"{_cut(text)} is not one of {TRUST_FORMS}")
 
 
 def _read_seconds(text: str) -> float:
@@ -123,7 +138,7 @@ PEER: Final = _Judged("host:port", parse_endpoint)
 PROCEDURE: Final = _Judged("procedure", _read_name("procedure"))
 TOPIC: Final = _Judged("topic", _read_name("topic"))
 _BOOTSTRAP: Final = _Judged("host:port", _read_bootstrap)
-_TRUST: Final = _Judged("open|unverified", read_trust)
+_TRUST: Final = _Judged("policy", read_trust)
 _SECONDS: Final = _Judged("seconds", _read_seconds)
 
 
@@ -193,10 +208,11 @@ realm_option: Final = click.option("--realm", required=True, metavar="NAME", hel
 trust_option: Final = click.option(
     "--trust",
     type=_TRUST,
-    metavar="open|unverified",
+    metavar="POLICY",
     default="open",
     show_default=True,
-    help="Whom to talk to: nodes that prove their keys, or also those that prove nothing (v0.8).",
+    help="Whom to talk to: open (all that prove their keys), realm:CA.pem, only:ID,ID or only:@FILE, "
+    "pinned:FINGERPRINT,... or pinned:@FILE, unverified (also those that prove nothing, as in v0.8).",
 )
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 

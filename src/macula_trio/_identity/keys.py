@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.utils import CryptographyDeprecationWarning
 
 from macula_trio._identity.certificate import self_signed
 from macula_trio._ids import NodeId
@@ -26,6 +27,17 @@ RSA_BITS_MIN: Final = 2048  # below is breakable
 RSA_BITS_MAX: Final = 4096  # above, one verification costs a peer milliseconds
 SPKI_BYTES_MAX: Final = 1024  # RSA-4096 takes 550
 CHAIN_LENGTH_MAX: Final = 8  # a leaf, its issuers, and room; each costs parsing before anything is proven
+
+# What `cryptography` raises on a certificate that a peer made up.  The warning, about odd serial numbers, is an error
+# where an application turns warnings into errors: no peer may make use of that.
+MALFORMED_CERTIFICATE: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    CryptographyDeprecationWarning,
+)
 
 _EC_HASHES: Final[dict[str, hashes.HashAlgorithm]] = {"secp256r1": hashes.SHA256(), "secp384r1": hashes.SHA384()}
 _PSS: Final = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
@@ -82,7 +94,7 @@ def load_chain(chain_der: Sequence[bytes]) -> PublicKey:
         raise TrustError(f"certificate chain of {len(chain_der)}, must be 1 to {CHAIN_LENGTH_MAX}")
     try:
         return _accepted(x509.load_der_x509_certificate(chain_der[0]).public_key())
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as exc:
+    except MALFORMED_CERTIFICATE as exc:
         raise TrustError(f"certificate is malformed: {exc}") from exc
 
 
@@ -164,7 +176,7 @@ class Credentials:
             raise IdentityFileError("the private key is not Ed25519, ECDSA or RSA")
         try:
             certificates = x509.load_pem_x509_certificates(key if chain is None else chain)
-        except (ValueError, x509.InvalidVersion) as exc:
+        except MALFORMED_CERTIFICATE as exc:
             raise IdentityFileError("no certificate in PEM form found") from exc
         return cls(private_key, tuple(certificates))
 

@@ -24,6 +24,7 @@ from aioquic.quic import events
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import (
+    QuicErrorCode,
     QuicHeader,
     QuicPacketType,
     encode_quic_retry,
@@ -31,9 +32,11 @@ from aioquic.quic.packet import (
     pull_quic_header,
 )
 from aioquic.quic.retry import QuicRetryTokenHandler
+from aioquic.tls import AlertDescription
 
 from macula_trio._identity.keys import Credentials
 from macula_trio._identity.proof import channel_binding
+from macula_trio._identity.trust import ServerCheck
 from macula_trio._net.credit import WINDOW_UNPROVEN_BYTES, InboundCredit
 from macula_trio._net.timers import Timers
 from macula_trio._util import Address, is_loopback
@@ -65,6 +68,18 @@ WITHHELD_MAX: Final = 4 * 1024 * 1024
 _WITHHELD_FREE: Final = 100  # of each datagram: acknowledgements and headers are no data
 _WITHHELD_CREDIT: Final = 1.2  # per byte delivered: some is sent twice
 
+# TLS alerts about a certificate (RFC 8446, section 6), as error codes of QUIC (RFC 9001, section 4.8).
+_CERTIFICATE_ALERTS: Final = frozenset(
+    QuicErrorCode.CRYPTO_ERROR + alert
+    for alert in (
+        AlertDescription.bad_certificate,
+        AlertDescription.unsupported_certificate,
+        AlertDescription.certificate_expired,
+        AlertDescription.certificate_unknown,
+        AlertDescription.unknown_ca,
+    )
+)
+
 # What aioquic takes for the address of a peer that we dialed: constant, so that a path can change under it.
 _DIALED_PEER: Final = ("dialed", 0)
 
@@ -76,6 +91,7 @@ class CloseReason(enum.Enum):
     CLOSED_BY_PEER = "closed by the peer"
     IDLE = "silent for too long"
     HANDSHAKE_TIMEOUT = "no handshake in time"
+    UNTRUSTED = "its TLS certificate is refused"
     FAILED = "broken by what the peer sent"
 
 
@@ -465,15 +481,26 @@ class QuicEndpoint:
 
     # -- connections: birth and end -----------------------------------------------------------------------------
 
-    def dial(self, path: Address, make_handler: Callable[[Connection], ConnectionHandler]) -> Connection:
+    def dial(
+        self,
+        path: Address,
+        make_handler: Callable[[Connection], ConnectionHandler],
+        *,
+        check: ServerCheck | None = None,
+    ) -> Connection:
         """Begin a connection; its handler hears of the rest.
 
         Args:
           path: numeric address of the peer.
           make_handler: gives the handler of the new connection.
+          check: what its TLS certificate must be; None when the proof alone decides.
         """
         now = trio.current_time()
         configuration, secrets = self._configure(is_client=True, size=self._datagram_bytes(path))
+        if check is not None:
+            configuration.verify_mode = ssl.CERT_REQUIRED
+            configuration.cadata = check.ca_pem
+            configuration.server_name = check.name
         quic = QuicConnection(configuration=configuration)
         connection = Connection(self, quic, secrets, path=path, is_dialed=True, deadline=inf)
         self._adopt(connection, quic.host_cid)
@@ -550,8 +577,7 @@ class QuicEndpoint:
             connection._cids.pop(event.connection_id, None)
         elif isinstance(event, events.ConnectionTerminated):
             self._forget(connection)
-            idle = event.reason_phrase == "Idle timeout"
-            self._tell_lost(connection, CloseReason.IDLE if idle else CloseReason.CLOSED_BY_PEER, event.reason_phrase)
+            self._tell_lost(connection, _close_reason(connection, event), event.reason_phrase)
 
     def _close(self, connection: Connection, reason: CloseReason, code: ErrorCode, *, error_code: int) -> None:
         if connection not in self._connections or connection._lost:
@@ -591,6 +617,14 @@ class QuicEndpoint:
             logger.debug("traceback of the broken connection", exc_info=True)
             self._forget(connection)
             self._tell_lost(connection, CloseReason.FAILED, f"{type(exc).__name__}: {exc}")
+
+
+def _close_reason(connection: Connection, event: events.ConnectionTerminated) -> CloseReason:
+    if event.reason_phrase == "Idle timeout":
+        return CloseReason.IDLE
+    if connection.is_dialed and not connection._binding and event.error_code in _CERTIFICATE_ALERTS:
+        return CloseReason.UNTRUSTED
+    return CloseReason.CLOSED_BY_PEER
 
 
 def _destination_cid(data: bytes) -> bytes:

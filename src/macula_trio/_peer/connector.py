@@ -116,6 +116,7 @@ async def _connect(
         handlers={},
         wall_clock_ms=network.wall_clock_ms,
         events=EventBus(trio.current_time),
+        admit=lambda _remote: None,
         opened=lambda _link: None,
         closed=lambda _link: None,
     )
@@ -125,7 +126,7 @@ async def _connect(
         links.append(QuicLink(context, connection))
         return links[0]
 
-    endpoint.dial(address, make_link)
+    endpoint.dial(address, make_link, check=party.judge.server_check(format_endpoint(address)))
     await links[0].wait_live()
     return links[0]
 

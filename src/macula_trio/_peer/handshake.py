@@ -5,14 +5,16 @@ Sans-IO: takes the messages and the channel binding, gives messages and a verdic
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final
 
 import attrs
 
-from macula_trio._config import Trust
 from macula_trio._identity.keys import Credentials, load_chain, node_id_of, spki, verify
 from macula_trio._identity.proof import Side, proof_data
+from macula_trio._identity.trust import TrustJudge
 from macula_trio._ids import ID_BYTES, NodeId
+from macula_trio._trust import Trust
 from macula_trio._wire.messages import Connect, Pong
 from macula_trio.errors import ErrorCode, OwnIdentity, RealmMismatch, RemoteProtocolError, TrustError
 
@@ -34,6 +36,10 @@ class LocalParty:
     Attributes:
       endpoint: where others dial us; None while it is not known.
       instance: 16 random bytes per run of this node.
+      judge: decides by ``trust``.
+
+    Raises:
+      TrustError: the policy cannot be used.
     """
 
     credentials: Credentials
@@ -42,6 +48,19 @@ class LocalParty:
     trust: Trust
     capabilities: tuple[str, ...] = ()
     endpoint: str | None = None
+    judge: TrustJudge = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.judge = TrustJudge(self.trust, realm=self.realm)
+
+    def change_trust(self, trust: Trust) -> None:
+        """Judge by another policy from now on.
+
+        Raises:
+          TrustError: it cannot be used; the old one stays.
+        """
+        self.judge.change(trust)
+        self.trust = trust
 
 
 @attrs.frozen(kw_only=True)
@@ -51,6 +70,8 @@ class RemoteParty:
     Attributes:
       node_id: proven when ``verified``, else claimed or None.
       instance: None for a v0.8 peer.
+      chain: the certificates that it showed, leaf first, to judge it by again.
+      trusted_until_ms: when the policy stops to let it in by itself, Unix time.
     """
 
     node_id: NodeId | None
@@ -58,6 +79,8 @@ class RemoteParty:
     instance: bytes | None = None
     capabilities: frozenset[str] = frozenset()
     endpoint: str | None = None
+    chain: tuple[bytes, ...] = ()
+    trusted_until_ms: float = inf
 
 
 ANONYMOUS: Final = RemoteParty(node_id=None, verified=False)
@@ -85,8 +108,14 @@ def make_connect(party: LocalParty, *, binding: bytes, peer: NodeId | None) -> C
     )
 
 
-def accept_connect(party: LocalParty, connect: Connect, *, binding: bytes) -> RemoteParty:
+def accept_connect(party: LocalParty, connect: Connect, *, binding: bytes, now_ms: int) -> RemoteParty:
     """Judge the first frame of a peer that dialed us.
+
+    Args:
+      party: us.
+      connect: the frame.
+      binding: of this connection.
+      now_ms: Unix time, for the dates of certificates.
 
     Raises:
       RealmMismatch: it belongs to another realm.
@@ -96,8 +125,9 @@ def accept_connect(party: LocalParty, connect: Connect, *, binding: bytes) -> Re
     if connect.realm_id != party.realm:
         raise RealmMismatch(f"peer is in realm {connect.realm_id!r}, we are in {party.realm!r}")
     if connect.peer_node_id not in (None, UNKNOWN_PEER, party.credentials.node_id):
-        raise TrustError("peer dialed for another node than us")
-    return _judge(party, connect, "dialer", binding=binding, addressed_to=connect.peer_node_id or UNKNOWN_PEER)
+        raise TrustError("peer dialed for another node than us", code=ErrorCode.WRONG_PEER)
+    addressed_to = connect.peer_node_id or UNKNOWN_PEER
+    return _judge(party, connect, "dialer", binding=binding, addressed_to=addressed_to, now_ms=now_ms)
 
 
 def make_pong(party: LocalParty, *, binding: bytes, peer: RemoteParty, timestamp: int, server_time: int) -> Pong:
@@ -116,7 +146,7 @@ def make_pong(party: LocalParty, *, binding: bytes, peer: RemoteParty, timestamp
     )
 
 
-def accept_pong(party: LocalParty, pong: Pong, *, binding: bytes, peer: NodeId | None) -> RemoteParty:
+def accept_pong(party: LocalParty, pong: Pong, *, binding: bytes, peer: NodeId | None, now_ms: int) -> RemoteParty:
     """Judge the listener's answer to our CONNECT.
 
     Args:
@@ -124,6 +154,7 @@ def accept_pong(party: LocalParty, pong: Pong, *, binding: bytes, peer: NodeId |
       pong: the answer.
       binding: of this connection.
       peer: whom we dialed for, None when only the address was known.
+      now_ms: Unix time, for the dates of certificates.
 
     Raises:
       TrustError: the proof is missing or bad, or somebody else than ``peer`` answers.
@@ -131,23 +162,27 @@ def accept_pong(party: LocalParty, pong: Pong, *, binding: bytes, peer: NodeId |
     """
     own = party.credentials.node_id
     if pong.proof is not None and pong.peer_node_id != own:
-        raise TrustError("peer answers to another node than us")
-    remote = _judge(party, pong, "listener", binding=binding, addressed_to=own)
+        raise TrustError("peer answers to another node than us", code=ErrorCode.WRONG_PEER)
+    remote = _judge(party, pong, "listener", binding=binding, addressed_to=own, now_ms=now_ms)
     if peer is not None and remote.node_id != peer:
         found = "no node id" if remote.node_id is None else f"node {remote.node_id}"
-        raise TrustError(f"dialed node {peer}, but {found} answered")
+        raise TrustError(f"dialed node {peer}, but {found} answered", code=ErrorCode.WRONG_PEER)
     return remote
 
 
-def refusal_code(error: Exception) -> ErrorCode:
-    """How a refused peer is told why (the reason of DISCONNECT)."""
-    if isinstance(error, RealmMismatch):
-        return ErrorCode.REALM_MISMATCH
-    if isinstance(error, OwnIdentity):
-        return ErrorCode.OWN_IDENTITY
-    if isinstance(error, RemoteProtocolError):
-        return error.code
-    return ErrorCode.BAD_PROOF
+def judge_again(party: LocalParty, remote: RemoteParty, *, is_dialed: bool, now_ms: int) -> RemoteParty:
+    """Judge a peer that was let in once more, by the policy and the date of now.
+
+    Raises:
+      TrustError: it would not be let in today.
+    """
+    if not remote.verified or remote.node_id is None:
+        if party.trust.kind != "unverified":
+            raise TrustError("peer has proven nothing", code=ErrorCode.PROOF_REQUIRED)
+        return remote
+    side: Side = "listener" if is_dialed else "dialer"
+    until_ms = party.judge.judge_peer(remote.node_id, remote.chain, side=side, endpoint=remote.endpoint, now_ms=now_ms)
+    return attrs.evolve(remote, trusted_until_ms=until_ms)
 
 
 def _prove(party: LocalParty, side: Side, binding: bytes, peer_node_id: bytes) -> bytes:
@@ -157,29 +192,41 @@ def _prove(party: LocalParty, side: Side, binding: bytes, peer_node_id: bytes) -
     )
 
 
-def _judge(party: LocalParty, hello: Connect | Pong, side: Side, *, binding: bytes, addressed_to: bytes) -> RemoteParty:
-    """Check the proof in a CONNECT or PONG; without one, ask the trust policy."""
+def _judge(
+    party: LocalParty, hello: Connect | Pong, side: Side, *, binding: bytes, addressed_to: bytes, now_ms: int
+) -> RemoteParty:
+    """Check the proof in a CONNECT or PONG, then ask the trust policy; a missing proof is the policy's affair too."""
     if len(hello.capabilities) > CAPABILITIES_MAX:
         raise RemoteProtocolError(
             f"peer announces {len(hello.capabilities)} capabilities", code=ErrorCode.LIMIT_EXCEEDED
         )
     verified = hello.proof is not None
-    if hello.proof is not None:
-        if hello.node_id is None or hello.certificate_chain is None or hello.instance is None:
-            raise TrustError("proof without node_id, instance or certificate_chain")
-        key = load_chain(hello.certificate_chain)
-        if node_id_of(spki(key)) != hello.node_id:
-            raise TrustError("node_id is not that of the certificate's key")
-        data = proof_data(side, binding=binding, node_id=hello.node_id, peer_node_id=addressed_to, realm=party.realm)
-        verify(key, hello.proof, data)
+    if verified:
+        _check_proof(party, hello, side, binding=binding, addressed_to=addressed_to)
     elif party.trust.kind != "unverified":
-        raise TrustError("peer proves nothing; only Trust.unverified() talks to such peers")
+        raise TrustError(
+            "peer proves nothing; only Trust.unverified() talks to such peers", code=ErrorCode.PROOF_REQUIRED
+        )
     if hello.node_id == party.credentials.node_id:
-        raise OwnIdentity("peer has our own node id")
-    return RemoteParty(
+        if hello.instance in (None, party.instance):
+            raise OwnIdentity("peer has our own node id")
+        raise OwnIdentity("peer has our own node id: another node runs with our key", code=ErrorCode.IDENTITY_CONFLICT)
+    remote = RemoteParty(
         node_id=None if hello.node_id is None else NodeId(hello.node_id),
         verified=verified,
         instance=hello.instance,
         capabilities=frozenset(hello.capabilities),
         endpoint=hello.endpoint,
+        chain=(hello.certificate_chain or ()) if verified else (),
     )
+    return judge_again(party, remote, is_dialed=side == "listener", now_ms=now_ms)
+
+
+def _check_proof(party: LocalParty, hello: Connect | Pong, side: Side, *, binding: bytes, addressed_to: bytes) -> None:
+    if hello.node_id is None or hello.certificate_chain is None or hello.instance is None or hello.proof is None:
+        raise TrustError("proof without node_id, instance or certificate_chain")
+    key = load_chain(hello.certificate_chain)
+    if node_id_of(spki(key)) != hello.node_id:
+        raise TrustError("node_id is not that of the certificate's key")
+    data = proof_data(side, binding=binding, node_id=hello.node_id, peer_node_id=addressed_to, realm=party.realm)
+    verify(key, hello.proof, data)

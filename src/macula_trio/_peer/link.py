@@ -11,6 +11,7 @@ import enum
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import Any, Final
 
 import attrs
@@ -26,9 +27,9 @@ from macula_trio._peer.handshake import (
     RemoteParty,
     accept_connect,
     accept_pong,
+    judge_again,
     make_connect,
     make_pong,
-    refusal_code,
 )
 from macula_trio._peer.one_stream import OneStream
 from macula_trio._util import Address, clip, format_endpoint, numeric_endpoint
@@ -64,7 +65,9 @@ _TRUST_REFUSALS: Final[Mapping[ErrorCode | None, type[TrustError]]] = {
     ErrorCode.BAD_PROOF: TrustError,
     ErrorCode.PROOF_REQUIRED: TrustError,
     ErrorCode.WRONG_PEER: TrustError,
+    ErrorCode.UNTRUSTED: TrustError,
     ErrorCode.OWN_IDENTITY: OwnIdentity,
+    ErrorCode.IDENTITY_CONFLICT: OwnIdentity,
     ErrorCode.REALM_MISMATCH: RealmMismatch,
 }
 
@@ -96,7 +99,8 @@ class LinkContext:
     Attributes:
       party: what we say of ourselves.
       handlers: who takes the messages that peers send on their own.
-      wall_clock_ms: Unix time, for PONG's ``server_time``.
+      wall_clock_ms: Unix time, for PONG's ``server_time`` and the dates of certificates.
+      admit: asked about a peer whose proof is good, before it is answered; raises `TrustError` to refuse it.
       opened: called when a link becomes live.
       closed: called when a link that was live has ended.
     """
@@ -105,6 +109,7 @@ class LinkContext:
     handlers: Mapping[type[Message], MessageHandler[Any]]
     wall_clock_ms: Callable[[], int]
     events: EventBus
+    admit: Callable[[RemoteParty], None]
     opened: Callable[[QuicLink], None]
     closed: Callable[[QuicLink], None]
     counters: LinkCounters = attrs.field(factory=LinkCounters)
@@ -168,6 +173,11 @@ class QuicLink:
     def instance(self) -> bytes | None:
         """Which run of the peer this is."""
         return None if self._peer is None else self._peer.instance
+
+    @property
+    def trusted_until_ms(self) -> float:
+        """Until when the policy lets the peer in, Unix time; that is when its certificate expires."""
+        return inf if self._peer is None else self._peer.trusted_until_ms
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -283,6 +293,15 @@ class QuicLink:
             self._probed_at = now
             self._write(CONTROL_STREAM, wire.Ping(timestamp=-1))
 
+    def judge_again(self, now_ms: int) -> None:
+        """Close a live link whose peer would not be let in today."""
+        if self._state is not LinkState.LIVE or self._peer is None:
+            return
+        try:
+            self._peer = judge_again(self._context.party, self._peer, is_dialed=self.is_dialed, now_ms=now_ms)
+        except TrustError as exc:
+            self._refuse(exc)
+
     def add_close_callback(self, callback: Callable[[], None]) -> None:
         """Call back once at the end."""
         if self.is_closed:
@@ -354,7 +373,7 @@ class QuicLink:
         self._state = LinkState.CLOSED
         if self._error is None:
             text = f"{self._label()}: {reason.value}" + (f" ({detail})" if detail else "")
-            self._error = _farewell(_code(detail), text)
+            self._error = TrustError(text) if reason is CloseReason.UNTRUSTED else _farewell(_code(detail), text)
         for pending in self._pending.values():
             pending.resolve(PeerUnavailable(str(self._error)))
         self._decoders.clear()
@@ -403,7 +422,10 @@ class QuicLink:
             if self.is_dialed:
                 if not isinstance(message, wire.Pong):
                     raise RemoteProtocolError("expected PONG first", code=ErrorCode.UNEXPECTED_MESSAGE)
-                self._become_live(accept_pong(party, message, binding=binding, peer=self._expected))
+                now_ms = self._context.wall_clock_ms()
+                remote = accept_pong(party, message, binding=binding, peer=self._expected, now_ms=now_ms)
+                self._context.admit(remote)
+                self._become_live(remote)
             elif isinstance(message, wire.Connect):
                 self._become_live(self._accept(stream_id, message))
             elif unverified:
@@ -416,8 +438,9 @@ class QuicLink:
 
     def _accept(self, stream_id: int, connect: wire.Connect) -> RemoteParty:
         party, binding = self._context.party, self._connection.binding
-        remote = accept_connect(party, connect, binding=binding)
         now = self._context.wall_clock_ms()
+        remote = accept_connect(party, connect, binding=binding, now_ms=now)
+        self._context.admit(remote)
         self._write(stream_id, make_pong(party, binding=binding, peer=remote, timestamp=now, server_time=now))
         return remote
 
@@ -477,17 +500,24 @@ class QuicLink:
     def _peer_left(self, code: ErrorCode | None, message: str) -> None:
         text = f"{self._label()} said goodbye: {clip(message) or (code.value if code else 'no reason')}"
         self._error = _farewell(code, text)
+        self._note_conflict(code)
         self._peer_is_leaving = code is ErrorCode.CLOSING
         self._connection.close(ErrorCode.NORMAL)
 
     def _refuse(self, error: TrustError | RemoteProtocolError) -> None:
-        code = refusal_code(error)
+        code = error.code
         self._context.counters.refused[code.value] += 1
+        self._note_conflict(code)
         self._context.events.emit(
             "link.refused", address=format_endpoint(self.peer_address), peer=_hex(self.node_id), reason=clip(str(error))
         )
-        self._error = type(error)(f"{self._label()}: {error}") if isinstance(error, TrustError) else error
+        self._error = type(error)(f"{self._label()}: {error}", code=code) if isinstance(error, TrustError) else error
         self.close(code, str(error))
+
+    def _note_conflict(self, code: ErrorCode | None) -> None:
+        """One key is used by two nodes at once: an event for those who run them, and no fight."""
+        if code is ErrorCode.IDENTITY_CONFLICT:
+            self._context.events.emit("identity_conflict", address=format_endpoint(self.peer_address))
 
     def _require_live(self) -> None:
         if self._state is not LinkState.LIVE:

@@ -17,11 +17,11 @@ from macula_trio._background import Background
 from macula_trio._events import EventBus
 from macula_trio._ids import Contact, NodeId
 from macula_trio._net.quic import Connection, QuicEndpoint
-from macula_trio._peer.handshake import LocalParty
+from macula_trio._peer.handshake import LocalParty, RemoteParty
 from macula_trio._peer.link import LinkContext, LinkCounters, QuicLink
 from macula_trio._util import Address, format_endpoint, numeric_endpoint
 from macula_trio.abc import Link, LinkTransport, Message, MessageHandler, MessageT
-from macula_trio.errors import ErrorCode, MeshError, NotSent, PeerUnavailable, TrustError
+from macula_trio.errors import ErrorCode, MeshError, NotSent, OwnIdentity, PeerUnavailable, TrustError
 
 KEEPALIVE_S: Final = 10.0  # as `NodeConfig` has it
 DIALS_MAX: Final = 128  # dials under way at once; each is a TLS handshake, and peers can provoke some
@@ -29,6 +29,8 @@ DIALS_WAITING_MAX: Final = 4096  # and those that wait for their turn
 LINKS_PER_PEER_MAX: Final = 4  # two by simultaneous dials, and as many that are about to end
 FAILED_DIALS_MAX: Final = 3  # of one endpoint within a minute: records of liars must not aim us at a victim
 FAILED_DIALS_PERIOD_S: Final = 60.0
+REPLACED_MAX: Final = 4096  # nodes whose former runs are remembered; who was replaced first is forgotten first
+RUNS_REMEMBERED: Final = 4  # of one node: a service that restarts in a loop leaves many
 FAILED_ENDPOINTS_MAX: Final = 4096  # remembered; the one that failed first is forgotten first
 
 
@@ -86,11 +88,13 @@ class LinkRegistry:
         # With whom was asked for when somebody did answer: who names a wrong node for an endpoint, or a wrong endpoint
         # for a node, must not keep anybody from the right one.
         self._failed_dials: dict[tuple[Address, NodeId | None], list[float]] = {}
+        self._replaced: dict[NodeId | None, tuple[bytes | None, ...]] = {}  # former runs, by node
         self._context = LinkContext(
             party=party,
             handlers=self._handlers,
             wall_clock_ms=wall_clock_ms,
             events=events,
+            admit=self._admit,
             opened=self._link_opened,
             closed=self._link_closed,
         )
@@ -132,8 +136,11 @@ class LinkRegistry:
     async def _watch_links(self) -> None:
         while True:
             await trio.sleep(self._keepalive_s / 2)
+            now_ms = self._context.wall_clock_ms()
             for link in self.links:
                 link.check_alive(trio.current_time(), self._keepalive_s)
+                if link.trusted_until_ms <= now_ms:
+                    link.judge_again(now_ms)
 
     # -- links out -----------------------------------------------------------------------------------------------
 
@@ -154,6 +161,7 @@ class LinkRegistry:
         """
         if contact.node_id == self._party.credentials.node_id:
             raise TrustError("a node does not dial itself")
+        self._party.judge.judge_id(contact.node_id)
         live = self.live_link(contact.node_id)
         if live is not None:
             await trio.lowlevel.checkpoint()
@@ -208,7 +216,12 @@ class LinkRegistry:
             links.append(QuicLink(self._context, connection, expected=expected))
             return links[0]
 
-        self._endpoint.dial(address, make_link)
+        try:
+            check = self._party.judge.server_check(format_endpoint(address))
+        except TrustError as exc:
+            dial.error = exc
+            return
+        self._endpoint.dial(address, make_link, check=check)
         try:
             with trio.move_on_after(self._dial_deadline_s) as scope:
                 await links[0].wait_live()
@@ -239,6 +252,26 @@ class LinkRegistry:
 
     # -- links that come and go ------------------------------------------------------------------------------------
 
+    def judge_again(self) -> None:
+        """The policy has changed: end the links whose peers would not be let in any more."""
+        now_ms = self._context.wall_clock_ms()
+        for link in self.links:
+            link.judge_again(now_ms)
+
+    def _admit(self, remote: RemoteParty) -> None:
+        """Refuse a run of a node that was followed by another one: both are alive, and share a key.
+
+        The later one stays, so that the two do not end each other's links again and again.
+        """
+        if remote.verified and remote.instance in self._replaced.get(remote.node_id, ()):
+            raise OwnIdentity("another node runs with this key since", code=ErrorCode.IDENTITY_CONFLICT)
+
+    def _note_replaced(self, link: QuicLink) -> None:
+        earlier = self._replaced.pop(link.node_id, ())
+        if len(self._replaced) >= REPLACED_MAX:
+            del self._replaced[next(iter(self._replaced))]
+        self._replaced[link.node_id] = (*earlier, link.instance)[-RUNS_REMEMBERED:]
+
     def _link_opened(self, link: QuicLink) -> None:
         if link.node_id is None or not link.verified:
             self._anonymous[link] = None  # never in place of a proven one
@@ -249,6 +282,7 @@ class LinkRegistry:
             outdated = [other for other in links if other.instance != link.instance]
             links.append(link)
             for other in outdated:
+                self._note_replaced(other)
                 other.close(ErrorCode.NORMAL, "the peer was started anew")
             preferred = self.live_link(link.node_id)
             if len(links) > LINKS_PER_PEER_MAX:

@@ -7,9 +7,10 @@ from typing import Final
 
 import attrs
 
+from macula_trio._identity.proof import Side
 from macula_trio._ids import NodeId
 from macula_trio._peer.handshake import LocalParty
-from macula_trio.errors import OwnIdentity, RealmMismatch, TrustError
+from macula_trio.errors import ErrorCode, OwnIdentity, RealmMismatch, TrustError
 from macula_trio.testing._frame_streams import SEGMENT_BYTES
 
 # What the first four packets of a link carry, measured on the real one with Ed25519 identities.
@@ -34,13 +35,23 @@ class Introduction:
     expected: NodeId | None
 
 
-def judge(party: LocalParty, dialer: LocalParty, expected: NodeId | None) -> TrustError | None:
+def judge(party: LocalParty, dialer: LocalParty, expected: NodeId | None, now_ms: int) -> TrustError | None:
     """What `macula_trio._peer.handshake` decides about a CONNECT whose proof is good."""
     own = party.credentials.node_id
     if dialer.realm != party.realm:
         return RealmMismatch(f"peer is in realm {dialer.realm!r}, we are in {party.realm!r}")
     if expected not in (None, own):
-        return TrustError("peer dialed for another node than us")
+        return TrustError("peer dialed for another node than us", code=ErrorCode.WRONG_PEER)
     if dialer.credentials.node_id == own:
         return OwnIdentity("peer has our own node id")
+    return judge_policy(party, dialer, "dialer", now_ms)
+
+
+def judge_policy(party: LocalParty, peer: LocalParty, side: Side, now_ms: int) -> TrustError | None:
+    """What the trust policy of one node says of the other, which is on this side of the link."""
+    owner = peer.credentials
+    try:
+        party.judge.judge_peer(owner.node_id, owner.chain_der, side=side, endpoint=peer.endpoint, now_ms=now_ms)
+    except TrustError as exc:
+        return exc
     return None

@@ -12,7 +12,7 @@ import trio
 
 from macula_trio._events import EventBus
 from macula_trio._ids import NodeId
-from macula_trio._peer.handshake import LocalParty, refusal_code
+from macula_trio._peer.handshake import LocalParty
 from macula_trio._peer.link import ASKS_MAX, BACKLOG_BYTES_MAX, LinkState
 from macula_trio._util import clip
 from macula_trio._wire import messages as wire
@@ -36,6 +36,7 @@ from macula_trio.testing._frame_handshake import (
     Introduction,
     Step,
     judge,
+    judge_policy,
 )
 from macula_trio.testing._frame_pending import Pending
 from macula_trio.testing._frame_streams import WINDOW_BYTES, Paths, Stream, StreamEnd
@@ -308,21 +309,25 @@ class FrameLink:
             case Step.FLIGHT:
                 self._put(Introduction(party, self.expected), CONNECT_BYTES)
             case Introduction(dialer, expected):
-                refusal = judge(party, dialer, expected)
+                refusal = judge(party, dialer, expected, self._context.wall_clock_ms())
                 if refusal is None:
                     self._put(party, PONG_BYTES)
                     self._become_live(dialer)
                 else:
                     self._refuse(refusal)
             case LocalParty():
-                self._become_live(content)
+                refusal = judge_policy(party, content, "listener", self._context.wall_clock_ms())
+                if refusal is None:
+                    self._become_live(content)
+                else:
+                    self._refuse(refusal)
             case TrustError():
                 self.end(type(content)(f"{self._label()} said goodbye: {content}"))
 
     def _refuse(self, refusal: TrustError) -> None:
         reason = clip(str(refusal))
         self._context.events.emit("link.refused", address=self.peer_address, peer=None, reason=reason)
-        farewell = wire.Disconnect(reason=refusal_code(refusal).value, message=reason)
+        farewell = wire.Disconnect(reason=refusal.code.value, message=reason)
         self._put(refusal, len(encode_message(farewell)))
         self.end(refusal)
 

@@ -189,7 +189,7 @@ class LinkRegistry:
             if len(self._dials) >= DIALS_WAITING_MAX:
                 raise NotSent(f"{DIALS_WAITING_MAX} dials are waiting already; {endpoint} is one too many")
             if not trusted and self._has_failed_often(address, expected):
-                text = f"{endpoint} did not answer {FAILED_DIALS_MAX} times within {FAILED_DIALS_PERIOD_S:g} s"
+                text = f"{endpoint} was dialed in vain {FAILED_DIALS_MAX} times within {FAILED_DIALS_PERIOD_S:g} s"
                 raise PeerUnavailable(text)
             dial = _Dial()
             # A task of the node, not of the caller: others may wait for the same dial, and must not lose it

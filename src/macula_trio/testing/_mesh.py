@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import attrs
@@ -27,7 +27,11 @@ def sim_address(number: int) -> str:
 
 @asynccontextmanager
 async def open_mesh(
-    size: int, *, network: SimNetwork | None = None, config: NodeConfig | None = None
+    size: int,
+    *,
+    network: SimNetwork | None = None,
+    config: NodeConfig | None = None,
+    identity_of: Callable[[int], Identity] = sim_identity,
 ) -> AsyncGenerator[list[Node], None]:
     """Run ``size`` nodes for the length of the block; all but the first join by the first, and by nothing else.
 
@@ -37,6 +41,7 @@ async def open_mesh(
       size: number of nodes.
       network: a new `SimNetwork` by default.
       config: of every node, apart from ``listen``, ``bootstrap`` and ``role``.
+      identity_of: gives the identity of the n-th node, from 1.
     """
     network = network or SimNetwork()
     base = config or NodeConfig(realm="org.example.test")
@@ -49,7 +54,7 @@ async def open_mesh(
                 bootstrap=() if not nodes else (sim_address(1),),
                 role="edge" if nodes else "bootstrap",
             )
-            node = await stack.enter_async_context(open_node(own, identity=sim_identity(number + 1), network=network))
+            node = await stack.enter_async_context(open_node(own, identity=identity_of(number + 1), network=network))
             nodes.append(node)
         yield nodes
         await trio.lowlevel.checkpoint()

@@ -134,7 +134,8 @@ def leftovers(endpoint: QuicEndpoint) -> dict[str, int]:
     sizes = {
         "connections": endpoint.connections,
         "ids": len(endpoint._by_cid),
-        "half open": len(endpoint._half_open),
+        "half open": endpoint._admission.half_open,
+        "of hosts": len(endpoint._admission._of_host),
         "timers": len(endpoint._timers._timers),
         "written": len(endpoint._written),
         "read": len(endpoint._read),

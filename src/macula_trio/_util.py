@@ -22,6 +22,8 @@ PORT_MAX: Final = 65535
 ENDPOINTS_CACHED: Final = 4096  # read before: every answer of a lookup names twenty, mostly the same ones again
 HOST_CHARS_MAX: Final = 253  # RFC 1035, section 2.3.4, less what a name's own lengths take
 
+_SUBNET_BITS: Final = 64  # RFC 4291, section 2.5.4: what follows is the owner's to choose
+
 _PORT = re.compile(r"[0-9]{1,5}")
 _URL_PREFIX = "https://"  # how v0.8 announces endpoints; accepted on receipt, never written
 
@@ -122,6 +124,14 @@ def is_unspecified(host: str) -> bool:
 def is_loopback(host: str) -> bool:
     """True for 127.0.0.0/8 and ``::1``."""
     return is_numeric(host) and _embedded(ipaddress.ip_address(host)).is_loopback
+
+
+def host_group(host: str) -> str:
+    """What of a numeric address one owner has in all: the IPv4 address, or the /64 of an IPv6 one."""
+    ip = _embedded(ipaddress.ip_address(host))
+    if isinstance(ip, ipaddress.IPv4Address):
+        return str(ip)
+    return str(ipaddress.IPv6Network((int(ip), _SUBNET_BITS), strict=False))
 
 
 REASON_CHARACTERS_MAX: Final = 512  # of texts that tell a peer what went wrong; they may quote what it sent

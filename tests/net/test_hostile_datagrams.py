@@ -15,9 +15,9 @@ from aioquic.quic.packet import QuicPacketType, pull_quic_header
 from quic_tools import PATIENCE_S, Recorder, connect_bare, dial_bare, host, leftovers, open_endpoint
 
 import macula_trio as macula
-from macula_trio._net import quic
+from macula_trio._net import admission, quic
+from macula_trio._net.admission import HALF_OPEN_FREE
 from macula_trio._net.quic import (
-    HALF_OPEN_FREE,
     HANDSHAKE_DEADLINE_S,
     WITHHELD_UNPROVEN_MAX,
     CloseReason,
@@ -358,7 +358,7 @@ async def test_from_64_half_open_ones_on_a_dialer_must_show_that_it_receives(
     ):
         forged = [dial_bare(attacker, TARGET) for _ in range(HALF_OPEN_FREE + 20)]
         await trio.sleep(0.5)
-        assert target.connections == len(target._half_open) == HALF_OPEN_FREE
+        assert target.connections == target._admission.half_open == HALF_OPEN_FREE
         assert target.counters.retries_demanded >= 20
         recorder = await connect_bare(honest, TARGET)  # got a Retry, and came back with its token
         assert recorder.completed.is_set()
@@ -370,12 +370,12 @@ async def test_from_64_half_open_ones_on_a_dialer_must_show_that_it_receives(
         assert leftovers(target) == {}
 
 
-async def test_above_the_maximum_nobody_is_taken_in_until_the_silent_ones_are_gone(
+async def test_above_the_maximum_a_newcomer_takes_the_place_of_the_host_that_holds_the_most(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quic, "HALF_OPEN_FREE", 4)
-    monkeypatch.setattr(quic, "HALF_OPEN_MAX", 12)
-    monkeypatch.setattr(quic, "HALF_OPEN_PER_HOST_MAX", 8)
+    monkeypatch.setattr(admission, "HALF_OPEN_FREE", 4)
+    monkeypatch.setattr(admission, "HALF_OPEN_MAX", 12)
+    monkeypatch.setattr(admission, "HALF_OPEN_PER_HOST_MAX", 8)
     network = SimNetwork()
     async with (
         open_endpoint(network, 1) as target,  # nobody is ever proven here
@@ -385,21 +385,20 @@ async def test_above_the_maximum_nobody_is_taken_in_until_the_silent_ones_are_go
     ):
         mine = [dial_bare(one, TARGET) for _ in range(10)]
         await trio.sleep(0.1)
-        assert len(target._half_open) == 8  # one host cannot take every place
-        theirs = [dial_bare(two, TARGET) for _ in range(6)]
-        await trio.sleep(0.1)
-        assert len(target._half_open) == 12
+        assert target._admission.half_open == 8  # one host cannot take every place
         assert target.counters.connections_refused > 0
-        before = target.counters.connections_refused
-        waiting = dial_bare(late, TARGET)
+        theirs = [dial_bare(two, TARGET) for _ in range(4)]
         await trio.sleep(0.1)
-        assert target.counters.connections_refused > before
-        assert not waiting.completed.is_set()
+        assert target._admission.half_open == 12
+        recorder = dial_bare(late, TARGET)
+        await trio.sleep(0.1)
+        assert recorder.completed.is_set()
+        assert target._admission.half_open == 12
+        assert [one.detail for one in mine if one.closed.is_set()] == [ErrorCode.LIMIT_EXCEEDED]
+        assert not any(one.closed.is_set() for one in theirs)
         for recorder in mine + theirs:
-            recorder.connection.close(ErrorCode.NORMAL)  # ours only: the target still waits for its deadline or this
-        with trio.fail_after(2 * HANDSHAKE_DEADLINE_S):
-            await waiting.completed.wait()
-        await trio.sleep(2 * HANDSHAKE_DEADLINE_S)
+            recorder.connection.close(ErrorCode.NORMAL)
+        await trio.sleep(4 * HANDSHAKE_DEADLINE_S)
         assert leftovers(target) == {}
 
 

@@ -209,7 +209,7 @@ async def test_who_says_nothing_or_never_finishes_is_dropped_after_five_seconds(
         assert trio.current_time() - begun < HANDSHAKE_DEADLINE_S + 1
         assert silent.detail == dripping.detail == ErrorCode.HANDSHAKE_TIMEOUT
         assert scene.peer.registry.links == []
-        assert len(scene.peer.endpoint._half_open) == 0
+        assert scene.peer.endpoint._admission.half_open == 0
 
 
 async def test_a_good_connect_byte_by_byte_is_good(autojump_clock: trio.testing.MockClock) -> None:

@@ -37,6 +37,7 @@ from aioquic.tls import AlertDescription
 from macula_trio._identity.keys import Credentials
 from macula_trio._identity.proof import channel_binding
 from macula_trio._identity.trust import ServerCheck
+from macula_trio._net.admission import Admission, Verdict
 from macula_trio._net.credit import WINDOW_UNPROVEN_BYTES, InboundCredit
 from macula_trio._net.timers import Timers
 from macula_trio._util import Address, is_loopback
@@ -49,12 +50,9 @@ ALPN: Final = "macula"
 CONTROL_STREAM: Final = 0  # the dialer's first bidirectional stream (RFC 9000, section 2.1)
 DATAGRAM_BYTES: Final = 1452  # fits IPv6 over Ethernet: 1500 - 40 - 8
 DATAGRAM_BYTES_LOOPBACK: Final = 16_000  # loopback's MTU is larger, and so is aioquic's gain (4.6x one-way)
-HALF_OPEN_FREE: Final = 64  # from here on a dialer must show that it can receive at its address (Retry)
-HALF_OPEN_MAX: Final = 512  # each costs a TLS handshake and 76 KiB
-HALF_OPEN_PER_HOST_MAX: Final = 256  # one host alone, shown to be there by Retry, cannot shut everybody else out
-CONNECTIONS_MAX: Final = 4096  # inbound ones; 300 MiB at 76 KiB each
 HANDSHAKE_DEADLINE_S: Final = 5.0  # for TLS and proof together, of a peer that dialed us
 TIMER_SLACK_S: Final = 1e-6  # waking exactly at get_timer() can livelock aioquic's loss detection
+SUPPORTED_VERSIONS: Final = tuple(QuicConfiguration().supported_versions)
 CONNECTION_ID_BYTES: Final = 8
 FIRST_CONNECTION_ID_BYTES_MIN: Final = 8  # of what a client invents for us (RFC 9000, section 7.2)
 RETRY_CONNECTION_ID_BYTES: Final = 8
@@ -212,7 +210,7 @@ class Connection:
         self._deadline = inf
         self._withheld_max = WITHHELD_MAX
         self._credit.widen()
-        self._endpoint._count_half_open(self, -1)
+        self._endpoint._admission.proven(self)
 
     def close(self, code: ErrorCode, *, error_code: int = 0) -> None:
         """Send what was written, then QUIC's close with ``code`` as its phrase, now."""
@@ -228,6 +226,7 @@ class QuicEndpoint:
       accept: called for each new inbound connection, gives its handler.
       idle_timeout_s: a connection silent for so long is gone.
       random_bytes: for connection ids of Retry packets.
+      admission: who may dial us; the usual bounds by default.
       keylog: receives lines in the NSS key log format, for Wireshark; None keeps the secrets secret.
     """
 
@@ -240,6 +239,7 @@ class QuicEndpoint:
         idle_timeout_s: float,
         random_bytes: Callable[[int], bytes],
         keylog: Callable[[str], None] | None = None,
+        admission: Admission[Connection] | None = None,
     ) -> None:
         self._socket = socket
         self._credentials = credentials
@@ -250,7 +250,7 @@ class QuicEndpoint:
         self._retry = QuicRetryTokenHandler()
         self._by_cid: dict[bytes, Connection] = {}
         self._connections: dict[Connection, None] = {}
-        self._half_open: dict[Connection, None] = {}
+        self._admission = admission or Admission()
         self._written: dict[Connection, None] = {}
         self._read: dict[Connection, None] = {}
         self._work = trio.Event()
@@ -394,45 +394,33 @@ class QuicEndpoint:
 
     def _greet(self, data: bytes, source: Address, now: float) -> Connection | None:
         """Decide about a datagram that belongs to no connection: only a full-size Initial may make one."""
-        try:
-            header = pull_quic_header(Buffer(data=data), host_cid_length=CONNECTION_ID_BYTES)
-        except ValueError:
-            header = None
-        if (
-            header is None
-            or header.version is None
-            or len(data) < SMALLEST_MAX_DATAGRAM_SIZE
-            or len(header.destination_cid) < FIRST_CONNECTION_ID_BYTES_MIN
-        ):
+        header = _initial_header(data)
+        if header is None or header.version is None:
             self.counters.datagrams_unroutable += 1
             return None
-        supported = QuicConfiguration().supported_versions
-        if header.packet_type == QuicPacketType.VERSION_NEGOTIATION:
-            self.counters.datagrams_unroutable += 1
-            return None
-        if header.version not in supported:
+        if header.version not in SUPPORTED_VERSIONS:
             answer = encode_quic_version_negotiation(
-                source_cid=header.destination_cid, destination_cid=header.source_cid, supported_versions=supported
+                source_cid=header.destination_cid,
+                destination_cid=header.source_cid,
+                supported_versions=list(SUPPORTED_VERSIONS),
             )
             self._socket.send_batch([(answer, source)])
             return None
-        if header.packet_type != QuicPacketType.INITIAL:
-            self.counters.datagrams_unroutable += 1
+        verdict = self._admission.judge(source, has_token=bool(header.token))
+        if verdict is Verdict.ACCEPT:
+            return self._accept_connection(header, (header.destination_cid, None), source, len(data), now)
+        original_cid = self._validate_address(header, source, now) if verdict is Verdict.VALIDATE else None
+        if verdict is Verdict.REFUSE:
+            self.counters.connections_refused += 1
+        if original_cid is None:
             return None
-        if len(self._half_open) >= HALF_OPEN_MAX or len(self._connections) >= CONNECTIONS_MAX:
+        may_come, must_go = self._admission.make_room(source)
+        if not may_come:
             self.counters.connections_refused += 1
             return None
-        original_cid, retry_cid = header.destination_cid, None
-        if len(self._half_open) >= HALF_OPEN_FREE or header.token:
-            validated = self._validate_address(header, source, now)
-            if validated is None:
-                return None
-            if sum(other.path[0] == source[0] for other in self._half_open) >= HALF_OPEN_PER_HOST_MAX:
-                self.counters.connections_refused += 1
-                return None
-            original_cid, retry_cid = validated, header.destination_cid
-        size = min(self._datagram_bytes(source), len(data))
-        return self._accept_connection(header, (original_cid, retry_cid), source, size, now)
+        if must_go is not None:
+            self._close(must_go, CloseReason.CLOSED_BY_US, ErrorCode.LIMIT_EXCEEDED, error_code=1)
+        return self._accept_connection(header, (original_cid, header.destination_cid), source, len(data), now)
 
     def _validate_address(self, header: QuicHeader, source: Address, now: float) -> bytes | None:
         """Demand a Retry, or check the token of one (RFC 9000, section 8.1.2)."""
@@ -464,8 +452,9 @@ class QuicEndpoint:
         return None
 
     def _accept_connection(
-        self, header: QuicHeader, cids: tuple[bytes, bytes | None], source: Address, size: int, now: float
+        self, header: QuicHeader, cids: tuple[bytes, bytes | None], source: Address, first_bytes: int, now: float
     ) -> Connection:
+        size = min(self._datagram_bytes(source), first_bytes)
         configuration, secrets = self._configure(is_client=False, size=size)
         quic = QuicConnection(
             configuration=configuration,
@@ -474,7 +463,7 @@ class QuicEndpoint:
         )
         connection = Connection(self, quic, secrets, path=source, is_dialed=False, deadline=now + HANDSHAKE_DEADLINE_S)
         self._adopt(connection, header.destination_cid, quic.host_cid)
-        self._count_half_open(connection, +1)
+        self._admission.opened(connection, source)
         self.counters.connections_accepted += 1
         connection._handler = self._accept(connection)
         return connection
@@ -540,12 +529,6 @@ class QuicEndpoint:
             self._by_cid[cid] = connection
             connection._cids[cid] = None
 
-    def _count_half_open(self, connection: Connection, change: int) -> None:
-        if change > 0:
-            self._half_open[connection] = None
-        else:
-            self._half_open.pop(connection, None)
-
     def _drain_events(self, connection: Connection) -> None:
         while connection in self._connections:
             event: events.QuicEvent | None = None
@@ -592,14 +575,14 @@ class QuicEndpoint:
     def _forget(self, connection: Connection) -> None:
         self._connections.pop(connection, None)
         self._timers.disarm(connection)
-        self._half_open.pop(connection, None)
+        self._admission.closed(connection)
         self._written.pop(connection, None)
         self._read.pop(connection, None)
         for cid in connection._cids:
             self._by_cid.pop(cid, None)
 
     def _tell_lost(self, connection: Connection, reason: CloseReason, detail: str) -> None:
-        self._half_open.pop(connection, None)
+        self._admission.closed(connection)
         if not connection._lost and connection._handler is not None:
             connection._lost = True
             connection._handler.connection_lost(reason, detail)
@@ -617,6 +600,24 @@ class QuicEndpoint:
             logger.debug("traceback of the broken connection", exc_info=True)
             self._forget(connection)
             self._tell_lost(connection, CloseReason.FAILED, f"{type(exc).__name__}: {exc}")
+
+
+def _initial_header(data: bytes) -> QuicHeader | None:
+    """The header of a datagram that may begin a connection, or that of one in a version that we do not speak."""
+    # Before anything is parsed: whoever floods us with garbage must not find that dear.
+    if len(data) < SMALLEST_MAX_DATAGRAM_SIZE or not data[0] & _LONG_HEADER:
+        return None
+    try:
+        header = pull_quic_header(Buffer(data=data), host_cid_length=CONNECTION_ID_BYTES)
+    except ValueError:
+        return None
+    if len(header.destination_cid) < FIRST_CONNECTION_ID_BYTES_MIN:
+        return None
+    if header.packet_type == QuicPacketType.VERSION_NEGOTIATION:
+        return None
+    if header.version in SUPPORTED_VERSIONS and header.packet_type != QuicPacketType.INITIAL:
+        return None
+    return header
 
 
 def _close_reason(connection: Connection, event: events.ConnectionTerminated) -> CloseReason:

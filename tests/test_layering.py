@@ -79,7 +79,8 @@ ONLY_IN: Final = {
     **dict.fromkeys(["__import__", "builtins.__import__", "importlib.import_module"], ("testing/*",)),
 }
 BROAD_EXCEPT_IN: Final = {
-    "Exception": ("_cli/*", "_net/quic.py", "_rpc/service.py", "testing/_scenario.py"),
+    # _authorisation.py asks rules of the application, _rpc/service.py runs handlers of it.
+    "Exception": ("_authorisation.py", "_cli/*", "_net/quic.py", "_rpc/service.py", "testing/_scenario.py"),
     # _background.py tells a body's error from those of the nursery that its block hides.
     "BaseException": ("_background.py", "_cli/*", "_net/quic.py", "_rpc/service.py"),
 }

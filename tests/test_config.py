@@ -6,6 +6,7 @@ import attrs
 import pytest
 
 from macula_trio._config import ROLES, NodeConfig
+from macula_trio._ids import NodeId
 from macula_trio._trust import Trust
 
 REALM: Final = "org.example"
@@ -59,6 +60,7 @@ def test_every_field_can_be_told() -> None:
         **dict.fromkeys(SECONDS, 0.25),
         **dict.fromkeys(COUNTS, 1),
         "value_ttl_s": 20,
+        "may_publish": (NodeId.from_hex(NODE),),
     }
     assert told.keys() == {field.name for field in attrs.fields(NodeConfig)}
     assert attrs.asdict(NodeConfig(**told), recurse=False) == told
@@ -191,6 +193,40 @@ def test_a_value_of_another_type_is_named_with_the_mend(field: str, value: objec
 
 def test_an_entry_of_another_type_is_named() -> None:
     assert complaint(bootstrap=["127.0.0.1:9443", 9443]) == "bootstrap: 9443 is not a text"
+
+
+# -- who may publish -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [[NodeId.from_hex(NODE)], {NodeId.from_hex(NODE): 1}, iter([NodeId.from_hex(NODE)])])
+def test_who_may_publish_is_any_iterable_of_ids(given: Any) -> None:
+    config = NodeConfig(realm=REALM, may_publish=given)
+    assert config.may_publish == (NodeId.from_hex(NODE),)
+    assert attrs.evolve(config, listen="[::]:1").may_publish == config.may_publish
+    assert {config: "as good a key as one without it"}
+
+
+def test_who_may_publish_may_be_a_function_or_nobody() -> None:
+    def rule(_publisher: NodeId, _topic: str) -> bool:
+        return True
+
+    assert NodeConfig(realm=REALM).may_publish is None
+    assert NodeConfig(realm=REALM, may_publish=rule).may_publish is rule
+    assert NodeConfig(realm=REALM, may_publish=[]).may_publish == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "mend"),
+    [
+        (NODE, "is neither a list of ids, such as [NodeId.from_hex(...)], nor a function"),
+        (NodeId.from_hex(NODE), f"is one node; write a list of ids: [{NodeId.from_hex(NODE)!r}]"),
+        ([NODE], "is not a NodeId; make one by NodeId.from_hex or NodeId(...)"),
+        (5, "is neither a list of ids, such as [NodeId.from_hex(...)], nor a function"),
+    ],
+)
+def test_a_bad_rule_about_publishers_is_named_with_the_mend(value: Any, mend: str) -> None:
+    named = value[0] if isinstance(value, list) else value
+    assert complaint(may_publish=value) == f"may_publish: {named!r} {mend}"
 
 
 # -- whom to trust -------------------------------------------------------------------------------------------------

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import attrs
 
+from macula_trio._authorisation import read_rule
+from macula_trio._ids import NodeId
 from macula_trio._trust import Trust
 from macula_trio._util import numeric_endpoint, parse_bootstrap, parse_endpoint, validate_name
 
@@ -73,6 +75,12 @@ def _as_tuple(value: Iterable[str]) -> tuple[str, ...]:
         raise ValueError(f"bootstrap: {value!r} is not a list of endpoints such as ['127.0.0.1:9443']") from None
 
 
+def _publishers(
+    value: Iterable[NodeId] | Callable[[NodeId, str], bool] | None,
+) -> tuple[NodeId, ...] | Callable[[NodeId, str], bool] | None:
+    return read_rule(value, what="may_publish")
+
+
 def _one_of(*allowed: str) -> Any:
     def check(_config: NodeConfig, field: Attribute, value: str) -> None:
         if value not in allowed:
@@ -129,6 +137,10 @@ class NodeConfig:
       handlers_max: calls running here at once, in all.
       handlers_per_caller_max: calls of one node running here at once.
       subscription_buffer: messages that wait in one subscription before the oldest is dropped.
+      may_publish: who may publish to the subscriptions here, ourselves apart: None for everybody whom ``trust`` lets
+        in, ids, or a plain function of publisher and topic, which is called once per message and must not block.
+        Who has proven nothing, or comes through another node, may not when this is set; a function that fails
+        means no.
 
     Raises:
       ValueError: one line with the field, the value and the mend.
@@ -154,3 +166,6 @@ class NodeConfig:
     handlers_max: int = attrs.field(default=1024, validator=_positive_count)
     handlers_per_caller_max: int = attrs.field(default=512, validator=_positive_count)
     subscription_buffer: int = attrs.field(default=256, validator=_positive_count)
+    may_publish: tuple[NodeId, ...] | Callable[[NodeId, str], bool] | None = attrs.field(
+        default=None, converter=_publishers
+    )

@@ -65,6 +65,11 @@ class Contact:
     endpoint: str
 
 
+def hex_or_none(node_id: NodeId | None) -> str | None:
+    """How events tell an id that may be unknown."""
+    return None if node_id is None else node_id.hex()
+
+
 def distance(a: bytes, b: bytes) -> int:
     """XOR distance of two ids of the same length, as an integer."""
     return int.from_bytes(a, "big") ^ int.from_bytes(b, "big")

@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Final
 
 import trio
 
+from macula_trio._authorisation import Allowance, read_rule
 from macula_trio._background import hidden_nursery, open_service_nursery
 from macula_trio._config import NodeConfig, Role
 from macula_trio._dht.client import Bootstrap, DhtSettings, StoreReport
@@ -113,6 +114,7 @@ class Node:
                 timeout_max_s=config.call_timeout_max_s,
                 handlers_max=config.handlers_max,
                 handlers_per_caller_max=config.handlers_per_caller_max,
+                allow_routed=trust.kind == "unverified",
             ),
         )
         self._pubsub = PubSubService(
@@ -122,6 +124,7 @@ class Node:
             events=self._events,
             random_bytes=os.urandom,
             buffer=config.subscription_buffer,
+            may_publish=Allowance(config.may_publish),
         )
         self._quic: QuicEndpoint | None = None
         self._is_open = False
@@ -153,7 +156,13 @@ class Node:
     # -- calls --------------------------------------------------------------------------------------------------------
 
     def advertise(
-        self, procedure: str, handler: Handler, *, metadata: Mapping[str, object] | None = None
+        self,
+        procedure: str,
+        handler: Handler,
+        *,
+        metadata: Mapping[str, object] | None = None,
+        allow: Iterable[NodeId] | Callable[[NodeId], bool] | None = None,
+        allow_routed: bool = False,
     ) -> AbstractAsyncContextManager[None]:
         """Offer a procedure to the mesh for the length of the block.
 
@@ -167,13 +176,22 @@ class Node:
             task of the node under the caller's deadline.  `Reject` is an answer; any other exception becomes
             ``internal_error`` at the caller.
           metadata: small map kept in the DHT beside the advertisement.
+          allow: who may call, ourselves apart, who always may: None for everybody whom the trust policy lets in, ids,
+            or a plain function of the caller's id, which is called at once for every call and must not block.  All
+            others get the error ``forbidden`` before anything of their call is read; so does who has proven nothing,
+            and everybody while the function fails.
+          allow_routed: take also calls that came through another node, whose ``Call.caller`` is None because nobody
+            can prove it (never together with ``allow``); always on under `Trust.unverified`.
 
         Raises:
           AlreadyAdvertised: this node has a handler for it.
-          ValueError: not a valid name.
+          ValueError: not a valid name, or ``allow`` is none of these.
         """
         self._require_open()
-        return self._rpc.advertise(procedure, handler, metadata=metadata or {})
+        allowance = Allowance[()](read_rule(allow, what="allow"))
+        return self._rpc.advertise(
+            procedure, handler, metadata=metadata or {}, allowance=allowance, allow_routed=allow_routed
+        )
 
     async def call(
         self,
@@ -323,9 +341,13 @@ class Node:
 
         Raises:
           TrustError: the file cannot be read or used; the policy stays as it was.
+          ValueError: from or to `Trust.unverified`, which is decided when a node opens.
         """
         self._require_open()
-        self._party.change_trust(load_trust(trust or self._config.trust))
+        loaded = load_trust(trust or self._config.trust)
+        if (loaded.kind == "unverified") is not (self._party.trust.kind == "unverified"):
+            raise ValueError("Trust.unverified: how a node speaks is decided when it opens; open another one")
+        self._party.change_trust(loaded)
         self._judge_again()
         self._events.emit("trust.reloaded", policy=self._party.trust.kind, links=len(self._registry.links))
 
@@ -416,6 +438,9 @@ class Node:
             table_size=len(self._dht.known_nodes()),
             stored_values=len(self._dht.stored_values()),
             calls_running=self._rpc.running,
+            calls_forbidden=self._rpc.forbidden,
+            messages_forbidden=self._pubsub.forbidden,
+            envelopes_refused=self._rpc.envelopes_refused + self._pubsub.envelopes_refused,
         )
 
     def _require_open(self) -> None:

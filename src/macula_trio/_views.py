@@ -52,6 +52,9 @@ class NodeStatistics:
       table_size: nodes in the routing table.
       stored_values: DHT values held for others and for ourselves.
       calls_running: handlers that run now.
+      calls_forbidden: calls and casts refused because of who made them.
+      messages_forbidden: dropped because of who published them.
+      envelopes_refused: forwarded calls and messages that went too far, or were not for us.
     """
 
     frames_sent: Mapping[str, int]
@@ -67,6 +70,9 @@ class NodeStatistics:
     table_size: int
     stored_values: int
     calls_running: int
+    calls_forbidden: int
+    messages_forbidden: int
+    envelopes_refused: int
 
 
 class EventStream:

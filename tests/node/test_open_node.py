@@ -66,6 +66,22 @@ async def test_a_bug_in_a_task_of_the_node_arrives_unwrapped(
     assert network.bound == []
 
 
+async def test_a_nursery_in_the_body_does_not_hide_a_bug_in_a_task_of_the_node(autojump_clock: Clock) -> None:
+    async def fail() -> None:
+        raise Oops
+
+    async def run() -> None:
+        async with macula.open_node(config(), network=SimNetwork()) as node, trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)  # with the body's own there are two Cancelled: a group of them
+            node._rpc._background.start_soon(fail, name="a task of the node")
+            await trio.sleep_forever()
+
+    # Not only Oops: a Cancelled that escapes would end this test in silence.
+    with pytest.raises(BaseException) as caught:  # noqa: PT011
+        await run()
+    assert type(caught.value) is Oops
+
+
 async def test_a_port_in_use_is_one_clear_line(autojump_clock: Clock) -> None:
     network = SimNetwork()
     async with macula.open_node(config(), network=network):

@@ -324,6 +324,13 @@ async def test_a_policy_whose_file_cannot_be_used_opens_nothing(autojump_clock: 
     assert network.bound == []
 
 
+async def test_a_node_does_not_become_gullible_while_it_runs(autojump_clock: Clock) -> None:
+    async with a_mesh(macula.Trust.open()) as (_, (node,)):
+        with pytest.raises(ValueError, match=r"Trust\.unverified"):
+            node.reload_trust(macula.Trust.unverified())
+        assert node.trust == macula.Trust.open()
+
+
 # -- one key, two nodes --------------------------------------------------------------------------------------------
 
 

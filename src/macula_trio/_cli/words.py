@@ -250,8 +250,11 @@ TELLINGS: Final[Mapping[str, Telling]] = {
     ),
     "rpc.handler_failed": Telling(words=_said("handler of {} failed", "procedure"), by=("procedure",)),
     "rpc.cast_dropped": Telling(words=_said("dropped a cast of {}", "procedure"), by=("procedure",)),
+    "rpc.forbidden": Telling(words=_said("did not let {} call {}", "caller", "procedure"), by=("procedure",)),
+    "rpc.route_refused": Telling(words=_said("refused a forwarded {}: {}", "payload_type", "reason"), by=("reason",)),
     "pubsub.published": Telling(words=_published, by=("topic",)),
     "pubsub.delivered": Telling(words=_delivered, by=("topic", "outcome")),
     "pubsub.refused": Telling(words=_said("refused a message on {}", "topic"), by=("topic",)),
+    "pubsub.forbidden": Telling(words=_said("did not let {} publish on {}", "publisher", "topic"), by=("topic",)),
     "pubsub.bad_payload": Telling(words=_said("could not read a message on {}: {}", "topic", "reason")),
 }

@@ -7,6 +7,7 @@ message at every target.
 from __future__ import annotations
 
 import enum
+import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
@@ -15,16 +16,19 @@ from typing import Final, Self
 import attrs
 import trio
 
+from macula_trio._authorisation import Allowance
 from macula_trio._events import EventBus
-from macula_trio._ids import Contact, NodeId, dht_key
+from macula_trio._ids import Contact, NodeId, dht_key, hex_or_none
 from macula_trio._peer.handshake import MSGPACK
 from macula_trio._util import validate_headers, validate_name
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import CONTENT_JSON, CONTENT_MSGPACK, CONTENT_OCTETS, decode_payload, encode_payload
+from macula_trio._wire.envelope import HOPS_MAX, Origin, origin_of, refusal_of
 from macula_trio.abc import Directory, Link, LinkTransport
 from macula_trio.errors import LocalProtocolError, PeerUnavailable, RemoteProtocolError, TrustError
 
-HOPS_MAX: Final = 10  # DESIGN section 4, the default of v0.8
+logger = logging.getLogger("macula_trio.pubsub")
+
 SUBSCRIBER_CACHE_S: Final = 1.0  # a publisher in a loop asks the DHT once a second, and newcomers wait no longer
 CACHE_ENTRIES_MAX: Final = 4096  # topics; the oldest goes first
 FAN_OUT_MAX: Final = 64  # subscribers reached at once; each may need a dial
@@ -162,6 +166,7 @@ class PubSubService:
       events: where messages are told.
       random_bytes: for the first half of message ids, once.
       buffer: messages that wait in one subscription.
+      may_publish: who may publish to the subscriptions here, by topic.
     """
 
     def __init__(
@@ -173,12 +178,15 @@ class PubSubService:
         events: EventBus,
         random_bytes: Callable[[int], bytes],
         buffer: int,
+        may_publish: Allowance[str],
     ) -> None:
         self._own = own
         self._transport = transport
         self._directory = directory
         self._events = events
         self._buffer = buffer
+        self._may_publish = may_publish
+        self._forbidden = self._envelopes_refused = 0
         self._message_prefix = random_bytes(8)
         self._published = self._subscribed = 0
         self._sequences: dict[NodeId, int] = {}
@@ -186,6 +194,16 @@ class PubSubService:
         self._cache: dict[str, _CachedSubscribers] = {}
         transport.handle(wire.PubsubRoute, self._on_route)
         transport.handle(wire.Publish, self._on_publish)
+
+    @property
+    def forbidden(self) -> int:
+        """Messages that were dropped because of who published them."""
+        return self._forbidden
+
+    @property
+    def envelopes_refused(self) -> int:
+        """PUBSUB_ROUTEs that were not opened."""
+        return self._envelopes_refused
 
     # -- the subscriber -------------------------------------------------------------------------------------------
 
@@ -209,24 +227,33 @@ class PubSubService:
             subscription._close()
 
     def _on_route(self, link: Link, route: wire.PubsubRoute) -> None:
-        if route.hop_count >= route.max_hops or route.destination_node_id != self._own:
+        if refusal_of(route, self._own) is not None:
+            self._envelopes_refused += 1
             self._events.emit("pubsub.refused", topic=route.topic, hop_count=route.hop_count)
             return
-        direct = link.verified and link.node_id == route.source_node_id
-        self._deliver(
-            route.payload,
-            publisher=link.node_id if direct else None,
-            via=link.node_id if link.verified and not direct else None,
-            sequence=route.delivery_seq or 0,
-        )
+        self._receive(route.payload, origin_of(link, route.source_node_id), sequence=route.delivery_seq or 0)
 
     def _on_publish(self, link: Link, message: wire.Publish) -> None:
         """A bare PUBLISH, as v0.8 sends it and `send_message` can."""
-        self._deliver(message, publisher=link.node_id if link.verified else None, via=None, sequence=0)
+        self._receive(message, origin_of(link), sequence=0)
 
-    def _deliver(
-        self, message: wire.Publish, *, publisher: NodeId | None, via: NodeId | None, sequence: int
-    ) -> Outcome | None:
+    def _receive(self, message: wire.Publish, origin: Origin, *, sequence: int) -> None:
+        """Take a message of somebody else's, if that is allowed; judged by the topic that it is delivered under."""
+        if message.topic not in self._subscriptions:
+            return  # and the application's rule meets no topic that nobody here has asked for
+
+        def note_failure(error: Exception) -> None:
+            logger.error("may_publish failed for %s, which is a refusal", message.topic, exc_info=error)
+
+        if self._may_publish.permits(origin.node_id, message.topic, failed=note_failure):
+            self._deliver(message, origin, sequence=sequence)
+            return
+        self._forbidden += 1
+        self._events.emit(
+            "pubsub.forbidden", topic=message.topic, publisher=hex_or_none(origin.node_id), via=hex_or_none(origin.via)
+        )
+
+    def _deliver(self, message: wire.Publish, origin: Origin, *, sequence: int) -> Outcome | None:
         """Hand a message to every subscription of its topic; None when there is none."""
         outcome: Outcome | None = None
         for subscription in tuple(self._subscriptions.get(message.topic, ())):
@@ -239,8 +266,8 @@ class PubSubService:
                 Message(
                     topic=message.topic,
                     payload=payload,
-                    publisher=publisher,
-                    via=via,
+                    publisher=origin.node_id,
+                    via=origin.via,
                     sequence=sequence,
                     headers=MappingProxyType(message.headers or {}),
                 )
@@ -250,7 +277,7 @@ class PubSubService:
                 topic=message.topic,
                 message_id=message.message_id.hex(),
                 subscription=subscription.number,
-                publisher=None if publisher is None else publisher.hex(),
+                publisher=hex_or_none(origin.node_id),
                 outcome=(Outcome.DELIVERED if fits else Outcome.DROPPED).value,
             )
             outcome = Outcome.DELIVERED if fits and outcome is not Outcome.DROPPED else Outcome.DROPPED
@@ -264,9 +291,8 @@ class PubSubService:
         message = _Outgoing(topic, payload, self._next_message_id(), validate_headers(headers) if headers else None)
         started = trio.current_time()
         outcomes: dict[NodeId, Outcome] = {}
-        here = self._deliver(
-            message.encoded(CONTENT_MSGPACK), publisher=self._own, via=None, sequence=self._next_sequence(self._own)
-        )
+        encoded, sequence = message.encoded(CONTENT_MSGPACK), self._next_sequence(self._own)
+        here = self._deliver(encoded, Origin(node_id=self._own), sequence=sequence)
         if here is not None:
             outcomes[self._own] = here
         contacts = [c for c in await self.subscribers(topic) if c.node_id != self._own]

@@ -18,8 +18,8 @@ REPLY_MEMORY_S: Final = 60.0  # beyond a call's deadline; a repeat that is later
 REPLIES_MAX: Final = 4096  # remembered replies in all
 REPLY_BYTES_MAX: Final = 16 * 1024 * 1024  # and their size; the oldest are forgotten first
 
-CallKey: TypeAlias = tuple[object, bytes]
-"""The caller (its node id, or an unverified link) and the call's id."""
+CallKey: TypeAlias = tuple[object, bytes | tuple[bytes, bytes]]
+"""On whose account it runs (a node id, or an unverified link) and its id; with a claimed source when forwarded."""
 
 
 def wire_budget_ms(remaining_s: float, *, ceiling_s: float) -> int:

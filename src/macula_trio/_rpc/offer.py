@@ -8,6 +8,7 @@ from typing import TypeAlias
 import attrs
 import trio
 
+from macula_trio._authorisation import Allowance
 from macula_trio._ids import NodeId
 
 
@@ -17,11 +18,12 @@ class Call:
 
     Attributes:
       args: as the caller gave them; plain JSON-like values, or bytes.
-      caller: the proven id of the peer that called; None when it has proven nothing.
+      caller: the proven id of the node that called; None when it came through another, or is unproven.
       procedure: the name under which the handler is advertised.
       headers: small texts that travelled with the call.
       call_id: 16 bytes.
       deadline: on Trio's clock; the handler is cancelled then.
+      via: the proven id of the node that forwarded the call; None when nobody did, or who did is unproven.
     """
 
     args: object
@@ -30,6 +32,7 @@ class Call:
     headers: Mapping[str, str]
     call_id: bytes
     deadline: float
+    via: NodeId | None = None
 
 
 Handler: TypeAlias = Callable[[Call], Awaitable[object]]
@@ -37,9 +40,17 @@ Handler: TypeAlias = Callable[[Call], Awaitable[object]]
 
 @attrs.define(eq=False)
 class Offer:
-    """A procedure while its block lasts, and the calls that run in it."""
+    """A procedure while its block lasts, and the calls that run in it.
+
+    Args:
+      handler: of the application.
+      allowance: who may call it.
+      allow_routed: whether forwarded calls reach it, whose caller nobody can prove.
+    """
 
     handler: Handler
+    allowance: Allowance[()]
+    allow_routed: bool
     scopes: dict[trio.CancelScope, None] = attrs.field(factory=dict)
     idle: trio.Event = attrs.field(factory=trio.Event)
     ended: bool = False

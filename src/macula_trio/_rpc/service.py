@@ -16,12 +16,14 @@ from typing import Final
 import attrs
 import trio
 
+from macula_trio._authorisation import Allowance
 from macula_trio._background import Background
 from macula_trio._events import EventBus
-from macula_trio._ids import Contact, NodeId, dht_key
+from macula_trio._ids import Contact, NodeId, dht_key, hex_or_none
 from macula_trio._peer.handshake import MSGPACK
 from macula_trio._rpc.calls import CallKey, CallLedger, granted_s, wire_budget_ms
 from macula_trio._rpc.errors_map import was_not_started
+from macula_trio._rpc.incoming import Incoming, payer_of
 from macula_trio._rpc.offer import Call, Handler, Offer
 from macula_trio._rpc.replies import answer_type, error_reply, rejection_reply, reply_size
 from macula_trio._rpc.selection import Selector
@@ -35,6 +37,7 @@ from macula_trio._wire.codec import (
     encode_message,
     encode_payload,
 )
+from macula_trio._wire.envelope import Origin, origin_of, refusal_of
 from macula_trio.abc import Directory, Link, LinkTransport
 from macula_trio.errors import (
     AlreadyAdvertised,
@@ -61,12 +64,13 @@ ATTEMPTS_MAX: Final = 3  # providers tried for one call that certainly has not s
 
 @attrs.frozen(kw_only=True)
 class CallSettings:
-    """Times in seconds and bounds, from `NodeConfig`."""
+    """Times in seconds and bounds, from `NodeConfig`; ``allow_routed`` is of every handler here."""
 
     timeout_default_s: float
     timeout_max_s: float
     handlers_max: int
     handlers_per_caller_max: int
+    allow_routed: bool
 
 
 class _NotStarted(MeshError):
@@ -121,7 +125,9 @@ class RpcService:
         self._scopes: dict[CallKey, trio.CancelScope] = {}
         self._providers: dict[str, _CachedProviders] = {}
         self._background = Background()
+        self._forbidden = self._envelopes_refused = 0
         transport.handle(wire.Call, self._on_call)
+        transport.handle(wire.RpcRoute, self._on_route)
         transport.handle(wire.Cast, self._on_cast)
         transport.handle(wire.Cancel, self._on_cancel)
 
@@ -129,6 +135,16 @@ class RpcService:
     def running(self) -> int:
         """Handlers that run now for other nodes and for our own calls."""
         return self._ledger.running
+
+    @property
+    def forbidden(self) -> int:
+        """Calls and casts that were refused because of who made them."""
+        return self._forbidden
+
+    @property
+    def envelopes_refused(self) -> int:
+        """RPC_ROUTEs that were not opened."""
+        return self._envelopes_refused
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own the handlers until cancelled."""
@@ -138,9 +154,15 @@ class RpcService:
 
     @asynccontextmanager
     async def advertise(
-        self, procedure: str, handler: Handler, *, metadata: Mapping[str, object]
+        self,
+        procedure: str,
+        handler: Handler,
+        *,
+        metadata: Mapping[str, object],
+        allowance: Allowance[()],
+        allow_routed: bool,
     ) -> AsyncGenerator[None, None]:
-        """Serve a procedure for the length of the block.
+        """Serve a procedure for the length of the block; see `Node.advertise`.
 
         Raises:
           AlreadyAdvertised: this node has a handler for it.
@@ -149,7 +171,7 @@ class RpcService:
         validate_name(procedure, what="procedure")
         if procedure in self._offers:
             raise AlreadyAdvertised(procedure)
-        offer = self._offers[procedure] = Offer(handler)
+        offer = self._offers[procedure] = Offer(handler, allowance, allow_routed or self._settings.allow_routed)
         self._providers.pop(procedure, None)  # whatever we remember, it is no longer true
         try:
             async with self._directory.advertised(dht_key(procedure), "service", metadata):
@@ -159,27 +181,67 @@ class RpcService:
             await offer.end()  # noqa: ASYNC102  # shields itself; like a nursery it waits for what it has started
 
     def _on_call(self, link: Link, call: wire.Call) -> None:
+        self._take(Incoming.bare(link, call))
+
+    def _on_route(self, link: Link, route: wire.RpcRoute) -> None:
+        """What travels over other nodes; only a call to us is taken."""
+        refusal = refusal_of(route, self._own)
+        if isinstance(route.payload, wire.Call):
+            incoming = Incoming.in_envelope(link, route.payload, route.source_node_id, own=self._own)
+            if refusal is None:
+                self._take(incoming)
+                return
+            if refusal == "max_hops_exceeded":  # a fault of the way: the caller may know another
+                incoming.answer(error_reply(incoming.call.call_id, refusal, f"{route.hop_count} hops"))
+        self._envelopes_refused += 1
+        self._events.emit(
+            "rpc.route_refused",
+            reason=refusal or "not_asked",  # our own calls go out bare, and so come their replies
+            payload_type=route.payload_type,
+            hop_count=route.hop_count,
+        )
+
+    def _take(self, incoming: Incoming) -> None:
+        """Refuse a call at once, answer it from memory, or start its handler."""
+        call, key, now = incoming.call, incoming.key, trio.current_time()
         offer = self._offers.get(call.procedure)
         if offer is None:
-            _answer(link, error_reply(call.call_id, "no_handler", f"no handler for {call.procedure!r}"))
+            incoming.answer(error_reply(call.call_id, "no_handler", f"no handler for {call.procedure!r}"))
             return
-        now = trio.current_time()
-        key = (_caller(link), call.call_id)
+        if not self._is_allowed(offer, call.procedure, incoming.origin):
+            incoming.answer(error_reply(call.call_id, "forbidden", f"{call.procedure} is not for this caller"))
+            return
         verdict = self._ledger.admit(key, now)
         if isinstance(verdict, wire.Reply):
-            _answer(link, verdict)
+            incoming.answer(verdict)
         elif verdict == "busy":
-            _answer(link, error_reply(call.call_id, "busy", "too many calls are running"))
+            incoming.answer(error_reply(call.call_id, "busy", "too many calls are running"))
         elif verdict == "run":
             settings = self._settings
             granted = granted_s(call.timeout, default_s=settings.timeout_default_s, ceiling_s=settings.timeout_max_s)
             task = f"call {call.procedure}"
-            if not self._background.start_soon(self._serve_call, link, call, offer, key, now + granted, name=task):
+            if not self._background.start_soon(self._serve_call, incoming, offer, now + granted, name=task):
                 self._ledger.finish(key)
-                _answer(link, error_reply(call.call_id, "draining", "the node is closing"))
+                incoming.answer(error_reply(call.call_id, "draining", "the node is closing"))
 
-    async def _serve_call(self, link: Link, call: wire.Call, offer: Offer, key: CallKey, deadline: float) -> None:
-        caller = link.node_id if link.verified else None
+    def _is_allowed(self, offer: Offer, procedure: str, origin: Origin) -> bool:
+        """Judge who calls, before anything of the call is read and before it takes anybody's place."""
+
+        def note_failure(error: Exception) -> None:
+            logger.error("allow of %s failed, which is a refusal", procedure, exc_info=error)
+
+        # A forwarded call that is taken still passes no ``allow``: nobody has proven to have made it.
+        is_taken = offer.allow_routed or not origin.forwarded
+        if is_taken and offer.allowance.permits(origin.node_id, failed=note_failure):
+            return True
+        self._forbidden += 1
+        self._events.emit(
+            "rpc.forbidden", procedure=procedure, caller=hex_or_none(origin.node_id), via=hex_or_none(origin.via)
+        )
+        return False
+
+    async def _serve_call(self, incoming: Incoming, offer: Offer, deadline: float) -> None:
+        link, call, key = incoming.link, incoming.call, incoming.key
         started = trio.current_time()
         reply: wire.Reply | None = None
         scope = self._scopes[key] = offer.begin(deadline)
@@ -187,7 +249,7 @@ class RpcService:
         link.add_close_callback(gone)
         try:
             with scope:
-                answer = await self._run_handler(offer.handler, call, caller, deadline)
+                answer = await self._run_handler(offer.handler, call, incoming.origin, deadline)
                 await link.wait_writable()  # large answers to many calls take turns, within the callers' time
                 reply = answer
             if reply is None and trio.current_time() >= deadline:
@@ -203,16 +265,14 @@ class RpcService:
             "rpc.served",
             procedure=call.procedure,
             call_id=call.call_id.hex(),
-            caller=None if caller is None else caller.hex(),
+            caller=hex_or_none(incoming.origin.node_id),
             outcome="cancelled" if reply is None else "ok" if reply.error is None else reply.error.code,
             seconds=round(trio.current_time() - started, 6),
         )
         if reply is not None:
-            _answer(link, reply)
+            incoming.answer(reply)
 
-    async def _run_handler(
-        self, handler: Handler, call: wire.Call, caller: NodeId | None, deadline: float
-    ) -> wire.Reply:
+    async def _run_handler(self, handler: Handler, call: wire.Call, origin: Origin, deadline: float) -> wire.Reply:
         """The handler boundary: whatever a handler raises becomes an answer, and harms nothing else."""
         try:
             args = decode_payload(call.args, call.content_type)
@@ -223,11 +283,12 @@ class RpcService:
             result = await handler(
                 Call(
                     args=args,
-                    caller=caller,
+                    caller=origin.node_id,
                     procedure=call.procedure,
                     headers=call.headers or {},
                     call_id=call.call_id,
                     deadline=deadline,
+                    via=origin.via,
                 )
             )
             content_type = CONTENT_OCTETS if isinstance(result, bytes) else answer_type(call.content_type)
@@ -252,35 +313,37 @@ class RpcService:
         self._events.emit("rpc.handler_failed", procedure=procedure)
 
     def _on_cancel(self, link: Link, cancel: wire.Cancel) -> None:
-        scope = self._scopes.get((_caller(link), cancel.call_id))
+        scope = self._scopes.get((payer_of(link), cancel.call_id))
         if scope is not None:
             scope.cancel()
 
     def _on_cast(self, link: Link, cast: wire.Cast) -> None:
         """A call without an answer: the same admission, nobody to tell."""
         offer = self._offers.get(cast.procedure)
-        key = (_caller(link), self._random_bytes(CALL_ID_BYTES))
-        if offer is None or self._ledger.admit(key, trio.current_time()) != "run":
-            self._events.emit("rpc.cast_dropped", procedure=cast.procedure)
-        elif not self._background.start_soon(self._serve_cast, link, cast, offer, key, name=f"cast {cast.procedure}"):
-            self._ledger.finish(key)
-
-    async def _serve_cast(self, link: Link, cast: wire.Cast, offer: Offer, key: CallKey) -> None:
+        if offer is not None and not self._is_allowed(offer, cast.procedure, origin_of(link)):
+            return
         call = wire.Call(
-            call_id=key[1],
+            call_id=self._random_bytes(CALL_ID_BYTES),
             procedure=cast.procedure,
             args=cast.args,
             content_type=cast.content_type,
             headers=cast.headers,
         )
+        incoming = Incoming.bare(link, call)
+        if offer is None or self._ledger.admit(incoming.key, trio.current_time()) != "run":
+            self._events.emit("rpc.cast_dropped", procedure=cast.procedure)
+        elif not self._background.start_soon(self._serve_cast, incoming, offer, name=f"cast {cast.procedure}"):
+            self._ledger.finish(incoming.key)
+
+    async def _serve_cast(self, incoming: Incoming, offer: Offer) -> None:
         deadline = trio.current_time() + self._settings.timeout_default_s
         scope = offer.begin(deadline)
         try:
             with scope:
-                await self._run_handler(offer.handler, call, link.node_id if link.verified else None, deadline)
+                await self._run_handler(offer.handler, incoming.call, incoming.origin, deadline)
         finally:
             offer.finish(scope)
-            self._ledger.finish(key)
+            self._ledger.finish(incoming.key)
 
     # -- the caller -----------------------------------------------------------------------------------------------
 
@@ -426,7 +489,10 @@ class RpcService:
     async def _call_here(
         self, call_id: bytes, procedure: str, args: object, headers: Mapping[str, str] | None
     ) -> wire.Reply:
-        """We are the provider: the same admission and the same encoding, without a link."""
+        """We are the provider: the same admission and the same encoding, without a link.
+
+        Nobody is asked whether we may: whoever runs the node has its handlers anyway.
+        """
         offer = self._offers.get(procedure)
         await trio.lowlevel.checkpoint()
         if offer is None:
@@ -448,7 +514,7 @@ class RpcService:
         try:
             with scope:
                 deadline = min(ceiling, trio.current_effective_deadline())
-                return await self._run_handler(offer.handler, call, self._own, deadline)
+                return await self._run_handler(offer.handler, call, Origin(node_id=self._own), deadline)
         finally:
             offer.finish(scope)
             self._ledger.finish(key)
@@ -483,16 +549,6 @@ class RpcService:
                 self._providers[procedure] = attrs.evolve(cached, contacts=rest)
             else:
                 del self._providers[procedure]  # ask the DHT again, at once
-
-
-def _caller(link: Link) -> object:
-    """What tells callers apart: the proven id, or the link of somebody who proved nothing."""
-    return link.node_id if link.verified else link
-
-
-def _answer(link: Link, reply: wire.Reply) -> None:
-    if not link.is_closed:
-        link.send_nowait(reply)
 
 
 def _result(reply: wire.Reply, procedure: str) -> object:

@@ -26,6 +26,7 @@ from macula_trio._identity.keys import Credentials
 from macula_trio._identity.record import Kind, Record
 from macula_trio._identity.trust_file import load_trust
 from macula_trio._ids import Contact, NodeId, dht_key
+from macula_trio._net.admission import Admission
 from macula_trio._net.quic import QuicEndpoint
 from macula_trio._net.udp import UdpNetwork
 from macula_trio._peer.connector import send_once
@@ -514,6 +515,7 @@ async def open_node(
             accept=node._registry.accept,
             idle_timeout_s=IDLE_KEEPALIVES * config.keepalive_s,
             random_bytes=os.urandom,
+            admission=Admission(is_welcome=node._registry.is_welcome),
         )
         with hidden_nursery() as hidden:
             async with open_service_nursery() as services:

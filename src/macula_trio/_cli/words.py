@@ -233,6 +233,9 @@ TELLINGS: Final[Mapping[str, Telling]] = {
     "link.refused": Telling(words=_said("refused {}: {}", "address", "reason"), by=("reason",)),
     "identity_conflict": Telling(words=_said("shares its key with another node, at {}", "address"), by=("address",)),
     "trust.reloaded": Telling(words=_said("judges its peers anew, by {}", "policy"), by=("policy",)),
+    "peer.penalized": Telling(
+        words=_said("refuses {} for a while: it broke the rules too often", "offender"), by=("offender",)
+    ),
     "trust.blocked": Telling(words=_said("blocks {}", "peer"), by=("peer",)),
     "dht.stored": Telling(words=_stored("stored"), by=("kind",)),
     "dht.withdrawn": Telling(words=_stored("withdrew"), by=("kind",)),

@@ -117,6 +117,7 @@ async def _connect(
         wall_clock_ms=network.wall_clock_ms,
         events=EventBus(trio.current_time),
         admit=lambda _remote: None,
+        offended=lambda _link: None,
         opened=lambda _link: None,
         closed=lambda _link: None,
     )

@@ -101,6 +101,7 @@ class LinkContext:
       handlers: who takes the messages that peers send on their own.
       wall_clock_ms: Unix time, for PONG's ``server_time`` and the dates of certificates.
       admit: asked about a peer whose proof is good, before it is answered; raises `TrustError` to refuse it.
+      offended: called when a peer broke the rules of the wire, or brought a false proof.
       opened: called when a link becomes live.
       closed: called when a link that was live has ended.
     """
@@ -110,6 +111,7 @@ class LinkContext:
     wall_clock_ms: Callable[[], int]
     events: EventBus
     admit: Callable[[RemoteParty], None]
+    offended: Callable[[QuicLink], None]
     opened: Callable[[QuicLink], None]
     closed: Callable[[QuicLink], None]
     counters: LinkCounters = attrs.field(factory=LinkCounters)
@@ -382,6 +384,8 @@ class QuicLink:
         callbacks, self._close_callbacks = self._close_callbacks, {}
         for callback in callbacks:
             callback()
+        if reason is CloseReason.FAILED:
+            self._context.offended(self)
         if was_live:
             self._context.events.emit("link.closed", peer=_hex(self.node_id), reason=str(self._error))
             self._context.closed(self)
@@ -513,6 +517,8 @@ class QuicLink:
         )
         self._error = type(error)(f"{self._label()}: {error}", code=code) if isinstance(error, TrustError) else error
         self.close(code, str(error))
+        if isinstance(error, RemoteProtocolError) or code is ErrorCode.BAD_PROOF:
+            self._context.offended(self)
 
     def _note_conflict(self, code: ErrorCode | None) -> None:
         """One key is used by two nodes at once: an event for those who run them, and no fight."""

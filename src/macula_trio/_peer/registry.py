@@ -19,7 +19,8 @@ from macula_trio._ids import Contact, NodeId
 from macula_trio._net.quic import Connection, QuicEndpoint
 from macula_trio._peer.handshake import LocalParty, RemoteParty
 from macula_trio._peer.link import LinkContext, LinkCounters, QuicLink
-from macula_trio._util import Address, format_endpoint, numeric_endpoint
+from macula_trio._peer.penalties import OFFENCES_OF_HOST_MAX, OFFENCES_OF_NODE_MAX, REFUSED_S, Penalties
+from macula_trio._util import Address, format_endpoint, host_group, is_loopback, numeric_endpoint
 from macula_trio.abc import Link, LinkTransport, Message, MessageHandler, MessageT
 from macula_trio.errors import ErrorCode, MeshError, NotSent, OwnIdentity, PeerUnavailable, TrustError
 
@@ -88,6 +89,7 @@ class LinkRegistry:
         # With whom was asked for when somebody did answer: who names a wrong node for an endpoint, or a wrong endpoint
         # for a node, must not keep anybody from the right one.
         self._failed_dials: dict[tuple[Address, NodeId | None], list[float]] = {}
+        self._penalties = Penalties()
         self._replaced: dict[NodeId | None, tuple[bytes | None, ...]] = {}  # former runs, by node
         self._context = LinkContext(
             party=party,
@@ -95,6 +97,7 @@ class LinkRegistry:
             wall_clock_ms=wall_clock_ms,
             events=events,
             admit=self._admit,
+            offended=self._offended,
             opened=self._link_opened,
             closed=self._link_closed,
         )
@@ -162,6 +165,7 @@ class LinkRegistry:
         if contact.node_id == self._party.credentials.node_id:
             raise TrustError("a node does not dial itself")
         self._party.judge.judge_id(contact.node_id)
+        self._require_welcome(contact.node_id)
         live = self.live_link(contact.node_id)
         if live is not None:
             await trio.lowlevel.checkpoint()
@@ -259,12 +263,36 @@ class LinkRegistry:
             link.judge_again(now_ms)
 
     def _admit(self, remote: RemoteParty) -> None:
-        """Refuse a run of a node that was followed by another one: both are alive, and share a key.
+        """Refuse an offender, and a run of a node that was followed by another one: both are alive, and share a key.
 
         The later one stays, so that the two do not end each other's links again and again.
         """
+        if remote.verified and remote.node_id is not None:
+            self._require_welcome(remote.node_id)
         if remote.verified and remote.instance in self._replaced.get(remote.node_id, ()):
             raise OwnIdentity("another node runs with this key since", code=ErrorCode.IDENTITY_CONFLICT)
+
+    def _require_welcome(self, node_id: NodeId) -> None:
+        left_s = self._penalties.refused_for_s(node_id, trio.current_time())
+        if left_s:
+            text = f"node {node_id.short} broke the rules too often, and is refused for {left_s:.0f} s"
+            raise TrustError(text, code=ErrorCode.LIMIT_EXCEEDED)
+
+    def is_welcome(self, address: Address) -> bool:
+        """Whether the host at an address may dial us, or has offended too often."""
+        return not self._penalties.refused_for_s(host_group(address[0]), trio.current_time())
+
+    def _offended(self, link: QuicLink) -> None:
+        now, node_id = trio.current_time(), link.node_id
+        offend = self._penalties.offend
+        if node_id is not None and link.verified and offend(node_id, now, offences_max=OFFENCES_OF_NODE_MAX):
+            self._context.events.emit("peer.penalized", offender=node_id.hex(), seconds=REFUSED_S)
+            for other in tuple(self._live.get(node_id, ())):
+                other.close(ErrorCode.LIMIT_EXCEEDED, "the rules were broken too often")
+        host = link.peer_address[0]
+        # Those on this machine share one address, and have shorter ways to harm each other.
+        if not is_loopback(host) and offend(host_group(host), now, offences_max=OFFENCES_OF_HOST_MAX):
+            self._context.events.emit("peer.penalized", offender=host_group(host), seconds=REFUSED_S)
 
     def _note_replaced(self, link: QuicLink) -> None:
         earlier = self._replaced.pop(link.node_id, ())

@@ -88,6 +88,14 @@ class Recorder:
         return messages
 
 
+class Proving(Recorder):
+    """A listener that takes everybody for proven."""
+
+    def handshake_completed(self) -> None:
+        super().handshake_completed()
+        self.connection.proven()
+
+
 @asynccontextmanager
 async def open_endpoint(
     network: SimNetwork,

@@ -44,10 +44,12 @@ class NodeStatistics:
       frames_unknown: of a type that we do not know, skipped.
       replies_unexpected: late, or to a question that nobody asked.
       messages_unhandled: known, but not for us.
+      requests_excessive: beyond what one peer may ask in a while, not answered.
       refused: links refused, by reason.
       links: live links.
       connections_broken: closed because of what came out of QUIC for the peer's bytes.
       datagrams_unroutable: garbage on the UDP port.
+      datagrams_policed: dropped unread, because their sender took more than its share of an overloaded node.
       datagrams_lost: that the system did not take.
       table_size: nodes in the routing table.
       stored_values: DHT values held for others and for ourselves.
@@ -62,10 +64,12 @@ class NodeStatistics:
     frames_unknown: int
     replies_unexpected: int
     messages_unhandled: int
+    requests_excessive: int
     refused: Mapping[str, int]
     links: int
     connections_broken: int
     datagrams_unroutable: int
+    datagrams_policed: int
     datagrams_lost: int
     table_size: int
     stored_values: int

@@ -6,7 +6,7 @@ import pytest
 import trio
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.rangeset import RangeSet
-from quic_tools import Recorder, connect_bare, host, leftovers, open_endpoint
+from quic_tools import Proving, Recorder, connect_bare, host, leftovers, open_endpoint
 
 from macula_trio._net import credit
 from macula_trio._net.credit import PIECES_MAX, PIECES_UNPROVEN_MAX, WINDOW_BYTES, WINDOW_UNPROVEN_BYTES
@@ -44,14 +44,6 @@ def send_far_behind(recorder: Recorder, stream_id: int, *places: range) -> None:
     sender._pending_eof = False
     sender.buffer_is_empty = False
     recorder.connection._endpoint._mark_written(recorder.connection)
-
-
-class Proving(Recorder):
-    """A listener that takes everybody for proven."""
-
-    def handshake_completed(self) -> None:
-        super().handshake_completed()
-        self.connection.proven()
 
 
 @pytest.mark.parametrize(

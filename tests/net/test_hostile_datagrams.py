@@ -12,7 +12,7 @@ import trio
 from aioquic import tls
 from aioquic.buffer import Buffer
 from aioquic.quic.packet import QuicPacketType, pull_quic_header
-from quic_tools import PATIENCE_S, Recorder, connect_bare, dial_bare, host, leftovers, open_endpoint
+from quic_tools import PATIENCE_S, Proving, Recorder, connect_bare, dial_bare, host, leftovers, open_endpoint
 
 import macula_trio as macula
 from macula_trio._net import admission, quic
@@ -32,14 +32,6 @@ from macula_trio.testing.network import SimSocket
 TARGET = host(1)
 FULL = 1200
 V1 = bytes.fromhex("00000001")
-
-
-class Proving(Recorder):
-    """A listener that takes everybody for proven."""
-
-    def handshake_completed(self) -> None:
-        super().handshake_completed()
-        self.connection.proven()
 
 
 async def an_honest_exchange(endpoint: QuicEndpoint, target: Address = TARGET) -> None:

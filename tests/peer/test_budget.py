@@ -61,3 +61,16 @@ def test_nobody_gets_more_than_the_burst_and_what_came_back_since(
         now += pause
         taken += amount if bucket.take(amount, now) else 0.0
         assert taken <= (burst + now * rate_per_s) * (1 + 1e-9)
+
+
+def test_a_debt_is_paid_first() -> None:
+    bucket = TokenBucket(rate_per_s=1, burst=2)
+    assert bucket.take(1, now=0.0)
+    bucket.spend(2)
+
+    assert not bucket.take(1, now=1.0)
+    assert bucket.take(1, now=2.0)
+
+    bucket.spend(1_000_000)
+    assert not bucket.take(1, now=4.0)
+    assert bucket.take(1, now=5.0)

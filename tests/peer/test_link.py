@@ -16,6 +16,7 @@ from quic_tools import REALM, Peer, Recorder, connect_bare, credentials, host, o
 import macula_trio as macula
 from macula_trio._ids import Contact
 from macula_trio._net.quic import HANDSHAKE_DEADLINE_S, CloseReason, Connection, QuicEndpoint
+from macula_trio._peer.budget import TokenBucket
 from macula_trio._peer.handshake import HANDSHAKE_PAYLOAD_BYTES_MAX, LocalParty, RemoteParty, make_connect, make_pong
 from macula_trio._peer.link import BACKLOG_BYTES_MAX, STREAMS_MAX
 from macula_trio._trust import Trust
@@ -751,3 +752,42 @@ async def test_what_a_v08_client_says_in_a_session_does_not_end_the_connection(
         [peer] = node.peers()
         assert not peer.verified
         assert node.statistics().messages_unhandled >= 2  # SUBSCRIBE and UNSUBSCRIBE
+
+
+# -- what one peer may bring in a while ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"), [("frames", CALL), ("bytes", CALL), ("noise", wire.SwimPing()), ("noise", None)]
+)
+async def test_who_brings_more_than_anybody_may_is_sent_away(
+    budget: str, message: Message | None, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with a_scene() as scene:
+        if isinstance(message, wire.SwimPing):
+            del scene.peer.registry._handlers[wire.SwimPing]
+        recorder = await scene.introduce()
+        link = scene.peer.registry.links[-1]
+        setattr(link._budget, budget, TokenBucket(1, 500))
+        data = UNKNOWN if message is None else encode_message(message)
+        for _ in range(500 if budget != "bytes" else 500 // len(data)):
+            recorder.write(data)
+            await trio.sleep(0.01)
+        assert not recorder.closed.is_set()
+        for _ in range(50):
+            recorder.write(data)
+        await trio.sleep(1)
+        assert recorder.detail == ErrorCode.LIMIT_EXCEEDED
+        assert scene.peer.refused == {ErrorCode.LIMIT_EXCEEDED.value: 1}
+
+
+async def test_pings_beyond_the_bearable_are_counted_and_not_answered(autojump_clock: trio.testing.MockClock) -> None:
+    async with a_scene() as scene:
+        recorder = await scene.introduce()
+        scene.peer.registry.links[-1]._budget.pings = TokenBucket(1, 10)
+        for number in range(30):
+            recorder.say(wire.Ping(timestamp=number))
+        await trio.sleep(1)
+        assert [m.timestamp for m in recorder.heard()[1:] if isinstance(m, wire.Pong)] == list(range(10))
+        assert scene.peer.registry.counters.excess == 20
+        assert not recorder.closed.is_set()

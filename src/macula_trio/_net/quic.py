@@ -39,7 +39,9 @@ from macula_trio._identity.proof import channel_binding
 from macula_trio._identity.trust import ServerCheck
 from macula_trio._net.admission import Admission, Verdict
 from macula_trio._net.credit import WINDOW_UNPROVEN_BYTES, InboundCredit
+from macula_trio._net.fairness import WORK_BURST, WORK_PER_S, Fairness
 from macula_trio._net.timers import Timers
+from macula_trio._peer.budget import TokenBucket
 from macula_trio._util import Address, is_loopback
 from macula_trio.abc import DatagramSocket
 from macula_trio.errors import ErrorCode
@@ -145,6 +147,7 @@ class EndpointCounters:
     datagrams_received: int = 0
     datagrams_sent: int = 0
     datagrams_unroutable: int = 0
+    datagrams_policed: int = 0
     connections_accepted: int = 0
     connections_dialed: int = 0
     connections_refused: int = 0
@@ -176,6 +179,7 @@ class Connection:
         self._withheld = 0.0
         self._withheld_max = WITHHELD_UNPROVEN_MAX
         self._credit = InboundCredit(quic)
+        self._share = TokenBucket(WORK_PER_S, WORK_BURST)
         self.path = path
         self.is_dialed = is_dialed
 
@@ -200,6 +204,10 @@ class Connection:
         with self._endpoint._contained(self):
             self._quic.send_stream_data(stream_id, data, end_stream)
         self._endpoint._mark_written(self)
+
+    def worked(self, amount: int) -> None:
+        """Charge to the peer's share what its bytes have made us do, in frames."""
+        self._share.spend(amount)
 
     def random_bytes(self, count: int) -> bytes:
         """Bytes that the peer cannot guess."""
@@ -256,6 +264,7 @@ class QuicEndpoint:
         self._work = trio.Event()
         self._timers = Timers[Connection]()
         self._timer_kick = trio.Event()
+        self._fairness = Fairness[Connection]()
         self.counters = EndpointCounters()
 
     @property
@@ -308,9 +317,13 @@ class QuicEndpoint:
     async def _fire_timers(self) -> None:
         while True:
             self._timer_kick = trio.Event()
-            with trio.move_on_at(self._timers.next_due):
+            due = self._timers.next_due
+            with trio.move_on_at(due) as scope:
                 await self._timer_kick.wait()
-            self._fire_due(trio.current_time())
+            now = trio.current_time()
+            if scope.cancelled_caught:
+                self._fairness.timer_fired(now - due, now)
+            self._fire_due(now)
             self._flush(self._written)
 
     def _mark_written(self, connection: Connection) -> None:
@@ -377,6 +390,9 @@ class QuicEndpoint:
             # Nobody moves before the handshake is completed (RFC 9000, section 9), and aioquic would follow: then
             # a first datagram with a forged source would make that source the peer's proven address.
             self.counters.datagrams_unroutable += 1
+            return
+        if self._fairness.heard(connection, now) and not connection._share.take(1, now):
+            self.counters.datagrams_policed += 1
             return
         if connection._binding:
             connection._withheld += max(0, len(data) - _WITHHELD_FREE)
@@ -575,6 +591,7 @@ class QuicEndpoint:
     def _forget(self, connection: Connection) -> None:
         self._connections.pop(connection, None)
         self._timers.disarm(connection)
+        self._fairness.forget(connection)
         self._admission.closed(connection)
         self._written.pop(connection, None)
         self._read.pop(connection, None)

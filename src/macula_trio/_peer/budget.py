@@ -6,6 +6,20 @@ and on is refused.
 
 from __future__ import annotations
 
+from typing import Final
+
+# Far above what a node of ours can send or take: who is beyond them does not talk, but attacks.
+FRAMES_PER_S: Final = 100_000.0
+FRAMES_BURST: Final = 500_000.0
+BYTES_PER_S: Final = 256.0 * 1024 * 1024
+BYTES_BURST: Final = 512.0 * 1024 * 1024
+# PINGs are answered one by one, at 10 us each: one peer may have a twentieth of a core by them.
+PINGS_PER_S: Final = 5_000.0
+PINGS_BURST: Final = 10_000.0
+# Frames that nobody here knows or wants: a few come from newer versions, and more are an attempt to keep us busy.
+NOISE_PER_S: Final = 1_000.0
+NOISE_BURST: Final = 10_000.0
+
 
 class TokenBucket:
     """An allowance that grows with time.
@@ -41,3 +55,19 @@ class TokenBucket:
             return False
         self._left -= amount
         return True
+
+    def spend(self, amount: float) -> None:
+        """Take what was used already; the debt is at most a burst, and is paid before anything is there again."""
+        self._left = max(-self._burst, self._left - amount)
+
+
+class LinkBudget:
+    """What one link may bring us in a while."""
+
+    __slots__ = ("bytes", "frames", "noise", "pings")
+
+    def __init__(self) -> None:
+        self.frames = TokenBucket(FRAMES_PER_S, FRAMES_BURST)
+        self.bytes = TokenBucket(BYTES_PER_S, BYTES_BURST)
+        self.pings = TokenBucket(PINGS_PER_S, PINGS_BURST)
+        self.noise = TokenBucket(NOISE_PER_S, NOISE_BURST)

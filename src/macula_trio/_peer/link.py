@@ -20,6 +20,7 @@ import trio
 from macula_trio._events import EventBus
 from macula_trio._ids import NodeId
 from macula_trio._net.quic import CONTROL_STREAM, CloseReason, Connection
+from macula_trio._peer.budget import LinkBudget
 from macula_trio._peer.handshake import (
     ANONYMOUS,
     HANDSHAKE_PAYLOAD_BYTES_MAX,
@@ -89,6 +90,7 @@ class LinkCounters:
     unknown_type: int = 0
     unexpected: int = 0
     unhandled: int = 0
+    excess: int = 0
     refused: Counter[str] = attrs.field(factory=Counter)
 
 
@@ -157,6 +159,7 @@ class QuicLink:
         self._mark: tuple[int, int] | None = None  # of the probe under way: its timestamp, and what was written before
         self._room = trio.Event()
         self._heard_at = trio.current_time()
+        self._budget = LinkBudget()
         self._probed_at: float | None = None
 
     # -- what others see ----------------------------------------------------------------------------------------
@@ -338,30 +341,43 @@ class QuicLink:
         self._has_control |= stream_id == CONTROL_STREAM
         self._heard_at, self._probed_at = trio.current_time(), None
         try:
-            decoder = self._decoders.get(stream_id)
-            if decoder is None:
-                if len(self._decoders) >= STREAMS_MAX:
-                    raise RemoteProtocolError(f"more than {STREAMS_MAX} streams", code=ErrorCode.LIMIT_EXCEEDED)
-                decoder = self._decoders[stream_id] = FrameDecoder(payload_max=self._payload_max(stream_id))
-            decoder.receive_data(data)
-            while (frame := decoder.next_frame()) is not None:
-                self._frame_received(stream_id, frame)
-                if self.is_closed:
-                    return
-                decoder.payload_max = self._payload_max(stream_id)
-            if sum(decoder.buffered for decoder in self._decoders.values()) > BUFFERED_BYTES_MAX:
-                raise RemoteProtocolError("too many unfinished frames", code=ErrorCode.LIMIT_EXCEEDED)
-            if end_stream:
-                decoder.end()
-                del self._decoders[stream_id]
-                if stream_id == CONTROL_STREAM and self.verified:
-                    self._peer_left(ErrorCode.NORMAL, "")
+            self._cut_frames(stream_id, data, end_stream=end_stream)
         except RemoteProtocolError as exc:
             self._refuse(exc)
         except LocalProtocolError as exc:
             # An answer of ours that cannot be encoded: a bug, and yet no peer may end the node by finding it.
             logger.exception("no answer to %s", self._label())
             self.close(ErrorCode.INTERNAL_ERROR, type(exc).__name__)
+
+    def _cut_frames(self, stream_id: int, data: bytes, *, end_stream: bool) -> None:
+        decoder = self._decoders.get(stream_id)
+        if decoder is None:
+            if len(self._decoders) >= STREAMS_MAX:
+                raise RemoteProtocolError(f"more than {STREAMS_MAX} streams", code=ErrorCode.LIMIT_EXCEEDED)
+            decoder = self._decoders[stream_id] = FrameDecoder(payload_max=self._payload_max(stream_id))
+        decoder.receive_data(data)
+        frames = 0
+        while (frame := decoder.next_frame()) is not None:
+            frames += 1
+            self._frame_received(stream_id, frame)
+            if self.is_closed:
+                return
+            decoder.payload_max = self._payload_max(stream_id)
+        self._endure(frames, len(data))
+        if end_stream:
+            decoder.end()
+            del self._decoders[stream_id]
+            if stream_id == CONTROL_STREAM and self.verified:
+                self._peer_left(ErrorCode.NORMAL, "")
+
+    def _endure(self, frames: int, size: int) -> None:
+        """Bound what one peer brings in a while, and what it leaves unfinished."""
+        self._connection.worked(frames)
+        budget, now = self._budget, self._heard_at
+        if not (budget.frames.take(frames, now) and budget.bytes.take(size, now)):
+            raise RemoteProtocolError("more in a second than anybody may send", code=ErrorCode.LIMIT_EXCEEDED)
+        if sum(decoder.buffered for decoder in self._decoders.values()) > BUFFERED_BYTES_MAX:
+            raise RemoteProtocolError("too many unfinished frames", code=ErrorCode.LIMIT_EXCEEDED)
 
     def stream_reset(self, stream_id: int) -> None:
         """Without its control stream a link is nothing."""
@@ -408,6 +424,7 @@ class QuicLink:
         message = None if frame.body is None else decode_message(frame)
         if message is None:
             self._context.counters.unknown_type += 1
+            self._endure_noise()
             if self._state is not LinkState.LIVE:
                 raise RemoteProtocolError("an unknown message before the proof", code=ErrorCode.PROOF_REQUIRED)
             return
@@ -484,6 +501,9 @@ class QuicLink:
                 pending.resolve(message)
             return
         if isinstance(message, wire.Ping):
+            if not self._budget.pings.take(1, self._heard_at):
+                self._context.counters.excess += 1
+                return
             pong = wire.Pong(timestamp=message.timestamp, server_time=self._context.wall_clock_ms())
             self._write(self._reply_stream(stream_id), pong)
             return
@@ -493,9 +513,14 @@ class QuicLink:
         handler = self._context.handlers.get(type(message))
         if handler is None:
             self._context.counters.unhandled += 1
+            self._endure_noise()
             return
         reply_stream = self._reply_stream(stream_id)
         handler(self if reply_stream == CONTROL_STREAM else OneStream(self, reply_stream), message)
+
+    def _endure_noise(self) -> None:
+        if not self._budget.noise.take(1, self._heard_at):
+            raise RemoteProtocolError("too many frames that are not for us", code=ErrorCode.LIMIT_EXCEEDED)
 
     def _reply_stream(self, stream_id: int) -> int:
         """Proven peers listen on the control stream; a v0.8 peer on the stream that it asked on."""

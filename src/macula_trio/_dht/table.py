@@ -7,6 +7,8 @@ many ids he makes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
 from typing import Final
 
 import attrs
@@ -14,6 +16,9 @@ import attrs
 from macula_trio._ids import ID_BITS, ID_BYTES, Contact, NodeId, bucket_index, distance
 
 K: Final = 20  # contacts in a bucket and replicas of a value; the paper's: unlikely to die within one hour together
+HANDERS: Final = (
+    2  # replicas that hand a value to a newcomer: the nearest one, and one more, which may be honest or alive
+)
 FAILURES_MAX: Final = 2  # in a row; one lost answer is no death, unless somebody else waits for the place
 
 
@@ -117,6 +122,24 @@ class RoutingTable:
         ranked = sorted(self.contacts(), key=lambda contact: (distance(contact.node_id, target), contact.node_id))
         return ranked[: self._k if n is None else n]
 
+    def owes(self, key: bytes, newcomer: NodeId) -> bool:
+        """Whether it is for us to hand what lies under ``key`` to a node that has just entered.
+
+        It is when the newcomer is among the k nearest to the key that we know, ourselves included, and when only a
+        few of the others are nearer than we are: else all k replicas would send it the same.
+        """
+        ours, theirs = distance(self._own, key), distance(newcomer, key)
+        nearer_than_us = nearer_than_newcomer = 0
+        for node_id in self._node_ids():
+            if node_id == newcomer:
+                continue
+            away = distance(node_id, key)
+            nearer_than_us += away < ours
+            if nearer_than_us >= HANDERS:
+                return False  # for nearly every key, after a few contacts
+            nearer_than_newcomer += away < theirs
+        return nearer_than_newcomer + (ours < theirs) < self._k
+
     def get(self, node_id: NodeId) -> Contact | None:
         """The contact with this id, unless it is unknown or waits for a place."""
         entry = self._bucket(node_id).entries.get(node_id)
@@ -150,6 +173,9 @@ class RoutingTable:
             for index, bucket in enumerate(self._buckets[: nearest + 1])
             if bucket.looked_up_s is None or now - bucket.looked_up_s >= idle_s
         ]
+
+    def _node_ids(self) -> Iterator[NodeId]:
+        return chain.from_iterable(bucket.entries for bucket in self._buckets[: self._depth])
 
     def _bucket(self, node_id: bytes) -> _Bucket:
         # Our own id has index 256; it shares the nearest bucket, where it is never found.

@@ -186,7 +186,10 @@ class DhtClient:
 
         async def query(contact: Contact) -> None:
             values, nodes, complete = await self._ask_for_values(contact, key, kind)
-            lookup.answered(contact.node_id, nodes, values, complete=complete)
+            # Before they are compared: what is over must not hide what is not.
+            now_ms = self._wall_clock_ms()
+            alive = [record for record in values if record.expires_ms > now_ms]
+            lookup.answered(contact.node_id, nodes, alive, complete=complete)
 
         await self._run(lookup, query)
         lookup.add_values(self._values_here(key, kind))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from macula_trio._dht.table import RoutingTable, id_in_bucket
+from macula_trio._dht.table import HANDERS, RoutingTable, id_in_bucket
 from macula_trio._ids import ID_BYTES, Contact, NodeId, bucket_index, distance, leading_zeros
 
 VECTORS: Final = json.loads((Path(__file__).parents[1] / "vectors" / "kademlia.json").read_text(encoding="utf-8"))
@@ -296,3 +296,28 @@ class AnyTable(RuleBasedStateMachine):
 
 TestAnyTable = AnyTable.TestCase
 TestAnyTable.settings = settings(max_examples=30, stateful_step_count=30)
+
+
+# -- who hands values to newcomers -------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(1, 255), unique=True, min_size=1, max_size=30), st.integers(0, 255), st.integers(1, 6))
+def test_values_are_owed_to_a_newcomer_among_the_nearest_by_the_few_that_are_nearest(
+    known: list[int], key: int, k: int
+) -> None:
+    newcomer, *others = known
+    table = RoutingTable(OWN, k=256)
+    for value in known:
+        table.add(contact(value), 0.0)
+    table._k = k  # of replicas; the buckets are large enough for everybody
+    everybody = sorted([0, *known], key=lambda value: value ^ key)
+    handers = sorted([0, *others], key=lambda value: value ^ key)[:HANDERS]
+    expected = newcomer in everybody[:k] and 0 in handers
+    assert table.owes(node(key), node(newcomer)) == expected
+
+
+def test_what_lies_between_two_nodes_is_owed_by_the_other() -> None:
+    table = RoutingTable(OWN)
+    table.add(contact(1), 0.0)
+    assert table.owes(node(200), node(1))
+    assert table.owes(node(1), node(1))

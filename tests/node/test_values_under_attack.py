@@ -1,4 +1,4 @@
-"""Values that their owner did not sign so, sent by a proven peer that lies: never stored, never returned, never believed.
+"""Values that their owner did not sign so, told by a proven peer that lies: not stored, not returned, not believed.
 
 The same lies are told in all three ways in which values travel: in STORE, in FIND_VALUE_REPLY, and as what is held
 instead in a refusal.

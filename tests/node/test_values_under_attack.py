@@ -57,6 +57,13 @@ def signed(by: Credentials, genuine: Record, **changes: Any) -> Record:
     return sign_record(by, **(fields | changes))
 
 
+def in_the_name_of(owner: Credentials, attacker: Credentials) -> Credentials:
+    """What signs with the attacker's key, and says that it is the owner."""
+    impostor = Credentials(attacker.private_key, attacker.chain)
+    object.__setattr__(impostor, "node_id", owner.node_id)
+    return impostor
+
+
 def changed(**changes: Any) -> Callable[[Record, Credentials, Credentials], Value]:
     return lambda genuine, _owner, _attacker: genuine.to_value() | changes
 
@@ -78,6 +85,10 @@ LIES: Final[Mapping[str, Lie]] = {
         "bad_signature",
     ),
     "of a foreign key": Lie(
+        lambda genuine, owner, attacker: signed(in_the_name_of(owner, attacker), genuine).to_value(),
+        "bad_signature",
+    ),
+    "under a foreign name": Lie(
         lambda genuine, owner, attacker: signed(attacker, genuine).to_value() | {"node_id": owner.node_id},
         "bad_signature",
     ),
@@ -251,6 +262,30 @@ async def test_a_lie_about_what_is_held_does_not_move_the_owner(lie: Lie, autoju
         believed = lie is LIES["expired"]  # it does show a later version, which the owner once signed
         assert (newest.seq > FAR) == believed
         assert scene.asked == (2 if believed else 1)
+        await scene.assert_unharmed(newest)
+
+
+@pytest.mark.parametrize("whose", ["the attacker's", "of another kind"])
+async def test_a_genuine_value_of_another_place_does_not_move_the_owner(whose: str, autojump_clock: Clock) -> None:
+    async with open_scene() as scene:
+        owner, attacker = (node._party.credentials for node in (scene.owner, scene.attacker))
+        kind = "subscriber" if whose == "of another kind" else "service"
+        held = signed(owner if whose == "of another kind" else attacker, scene.genuine, kind=kind)
+
+        def refuse(link: abc.Link, request: wire.Store) -> None:
+            scene.asked += 1
+            link.send_nowait(
+                wire.StoreReply(
+                    result="error", reason="stale", value=held.to_value(), correlation_id=request.correlation_id
+                )
+            )
+
+        answer_by(scene.attacker, wire.Store, refuse)
+        report = await scene.owner.store(KEY, {"n": 1})
+        assert report.refused == {scene.attacker.node_id: "stale"}
+        assert scene.asked == 1
+        (newest,) = await scene.reader.find_value(KEY)
+        assert newest.seq < FAR
         await scene.assert_unharmed(newest)
 
 

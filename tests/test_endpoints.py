@@ -24,6 +24,7 @@ from macula_trio._util import (
     numeric_endpoint,
     parse_bootstrap,
     parse_endpoint,
+    public_network,
     validate_headers,
     validate_name,
 )
@@ -250,6 +251,27 @@ def test_a_public_address_is_for_everybody_to_tell(host: str) -> None:
     assert not is_private(host)
     assert may_tell("10.0.0.1", (host, 1))
     assert may_tell("198.51.100.7", (host, 1))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("198.51.100.0", "198.51.100.255", True),
+        ("198.51.100.0", "198.51.101.0", False),
+        ("198.51.100.7", "::ffff:198.51.100.9", True),
+        ("2001:db8::1", "2001:db8::ffff:ffff:ffff:ffff", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("0.0.7.1", "::7:0:0:0:1", False),
+    ],
+)
+def test_a_network_is_what_one_owner_gets(one: str, other: str, same: bool) -> None:
+    assert (public_network(one) == public_network(other)) == same
+    assert public_network(one) is not None
+
+
+@pytest.mark.parametrize("host", ["10.0.0.1", "::1", "fe80::1%lo", "seed.example.org", ""])
+def test_what_is_private_or_a_name_has_no_public_network(host: str) -> None:
+    assert public_network(host) is None
 
 
 # -- texts for peers -----------------------------------------------------------------------------------------------

@@ -149,6 +149,19 @@ def is_private(host: str) -> bool:
     return any(ip.version == network.version and ip in network for network in _PRIVATE_NETWORKS)
 
 
+@functools.lru_cache(maxsize=ENDPOINTS_CACHED)
+def public_network(host: str) -> str | None:
+    """A name for the /24 (of IPv6 the /64) that a public address is in: one owner gets it as easily as one address.
+
+    None for private addresses, and for what is not numeric.
+    """
+    if not is_numeric(host) or is_private(host):
+        return None
+    ip = _embedded(ipaddress.ip_address(host))
+    owned_bits = 24 if isinstance(ip, ipaddress.IPv4Address) else 64
+    return f"{ip.version}:{int(ip) >> (ip.max_prefixlen - owned_bits):x}"
+
+
 def may_tell(teller: str, address: Address) -> bool:
     """Whether a peer that is reached at ``teller`` may have us dial an address: a private one only from nearby.
 

@@ -148,6 +148,35 @@ async def test_a_refusal_says_which_limit_it_was(
         assert reply.reason == reason
 
 
+async def test_what_is_too_large_for_any_replica_is_refused_where_it_is_made(autojump_clock: Clock) -> None:
+    async with open_mesh(2) as nodes:
+        refused = 0
+        for length in range(3800, 4000):  # around what is left of 4 KiB beside everything else that is signed
+            try:
+                report = await nodes[1].store(KEY, {"x": "y" * length})
+            except macula.PayloadTooLarge:
+                refused += 1
+            else:
+                assert not refused
+                assert (len(report.stored), report.refused) == (2, {})
+        assert 0 < refused < 200
+
+
+async def test_a_value_that_was_forgotten_expires_by_itself(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("macula_trio._dht.owner.SIGNED_MAX", 3)
+    async with open_frame_mesh(2) as (node, owner):
+        for number in range(5):
+            await owner.store(dht_key(f"{number}"), {})
+        assert len(owner._dht.owner._signed) == 3
+        for number in range(5):
+            await owner._dht.owner.withdraw(dht_key(f"{number}"), "service", {})
+        assert [value.withdrawn for value in node.stored_values()] == [False, False, True, True, True]
+        await trio.sleep(301)
+        assert node.stored_values() == []
+
+
 # -- endpoints that peers tell ----------------------------------------------------------------------------------
 
 

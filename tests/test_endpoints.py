@@ -18,10 +18,13 @@ from macula_trio._util import (
     format_endpoint,
     is_loopback,
     is_numeric,
+    is_private,
     is_unspecified,
+    may_tell,
     numeric_endpoint,
     parse_bootstrap,
     parse_endpoint,
+    public_network,
     validate_headers,
     validate_name,
 )
@@ -214,6 +217,61 @@ def test_a_mapped_address_stays_one_because_the_socket_may_need_it() -> None:
 )
 def test_kinds_of_addresses_are_told_apart(host: str, numeric: bool, unspecified: bool, loopback: bool) -> None:
     assert (is_numeric(host), is_unspecified(host), is_loopback(host)) == (numeric, unspecified, loopback)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "10.255.255.255",
+        "172.16.0.1",
+        "172.31.255.255",
+        "192.168.1.1",
+        "169.254.0.1",
+        "100.64.0.1",
+        "::1",
+        "fd00::7",
+        "fe80::1",
+        "fe80::1%lo",
+        "::ffff:10.0.0.1",
+    ],
+)
+def test_a_private_address_is_only_for_private_peers_to_tell(host: str) -> None:
+    assert is_private(host)
+    assert may_tell("10.0.0.1", (host, 1))
+    assert may_tell("::1", (host, 1))
+    assert not may_tell("198.51.100.7", (host, 1))
+    assert not may_tell("2001:db8::7", (host, 1))
+
+
+@pytest.mark.parametrize(
+    "host", ["198.51.100.7", "11.0.0.0", "172.32.0.1", "192.169.0.1", "2001:db8::7", "::ffff:8.8.8.8"]
+)
+def test_a_public_address_is_for_everybody_to_tell(host: str) -> None:
+    assert not is_private(host)
+    assert may_tell("10.0.0.1", (host, 1))
+    assert may_tell("198.51.100.7", (host, 1))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("198.51.100.0", "198.51.100.255", True),
+        ("198.51.100.0", "198.51.101.0", False),
+        ("198.51.100.7", "::ffff:198.51.100.9", True),
+        ("2001:db8::1", "2001:db8::ffff:ffff:ffff:ffff", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("0.0.7.1", "::7:0:0:0:1", False),
+    ],
+)
+def test_a_network_is_what_one_owner_gets(one: str, other: str, same: bool) -> None:
+    assert (public_network(one) == public_network(other)) == same
+    assert public_network(one) is not None
+
+
+@pytest.mark.parametrize("host", ["10.0.0.1", "::1", "fe80::1%lo", "seed.example.org", ""])
+def test_what_is_private_or_a_name_has_no_public_network(host: str) -> None:
+    assert public_network(host) is None
 
 
 # -- texts for peers -----------------------------------------------------------------------------------------------

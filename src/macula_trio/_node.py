@@ -18,7 +18,8 @@ import trio
 from macula_trio._authorisation import Allowance, read_rule
 from macula_trio._background import hidden_nursery, open_service_nursery
 from macula_trio._config import NodeConfig, Role
-from macula_trio._dht.client import Bootstrap, DhtSettings, StoreReport
+from macula_trio._dht.client import Bootstrap, DhtSettings
+from macula_trio._dht.owner import StoreReport
 from macula_trio._dht.service import DhtService
 from macula_trio._events import EventBus, Listener
 from macula_trio._identity.files import Identity
@@ -299,11 +300,17 @@ class Node:
           kind: which of our two values under this key.
           quorum: how many replicas must confirm, ourselves included.
 
+        Returns:
+          Who holds it, who refused it and why (`StoreReport` says what each reason means for you), who did not answer.
+
         Raises:
-          QuorumNotReached: fewer did; some may hold it.
+          ValueError: the key has not 32 bytes.
+          LocalProtocolError: the metadata cannot be encoded, is too deep or has too many elements.
+          PayloadTooLarge: the value is larger than replicas take.
+          QuorumNotReached: fewer than ``quorum`` confirmed; some may hold it.
         """
         self._require_open()
-        return await self._dht.client.store(key, kind, metadata, quorum=quorum)
+        return await self._dht.owner.store(key, kind, metadata, quorum=quorum)
 
     async def find_value(self, key: bytes, *, kind: Kind | None = None) -> list[Record]:
         """Ask the network for the values under a 32-byte key: verified, one per owner and kind, the newest each."""

@@ -1,7 +1,7 @@
 """What `macula_trio` offers; loaded when the first of these names is asked for."""
 
 from macula_trio._config import NodeConfig
-from macula_trio._dht.client import StoreReport
+from macula_trio._dht.owner import StoreReport
 from macula_trio._events import Event
 from macula_trio._identity.files import Identity
 from macula_trio._identity.record import Record

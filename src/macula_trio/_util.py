@@ -134,6 +134,52 @@ def host_group(host: str) -> str:
     return str(ipaddress.IPv6Network((int(ip), _SUBNET_BITS), strict=False))
 
 
+# Where only those can be dialed who are near: written out, because what `ipaddress` calls private differs between
+# versions of Python, and it counts the documentation's networks in.
+_PRIVATE_NETWORKS: Final = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "127.0.0.0/8",
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "169.254.0.0/16",  # link-local
+        "100.64.0.0/10",  # between a provider and his customers (RFC 6598)
+        "::1/128",
+        "fc00::/7",
+        "fe80::/10",
+    )
+)
+
+
+@functools.lru_cache(maxsize=ENDPOINTS_CACHED)
+def is_private(host: str) -> bool:
+    """True for the numeric addresses of this machine and of networks that are not the Internet."""
+    ip = _embedded(ipaddress.ip_address(host))
+    return any(ip.version == network.version and ip in network for network in _PRIVATE_NETWORKS)
+
+
+@functools.lru_cache(maxsize=ENDPOINTS_CACHED)
+def public_network(host: str) -> str | None:
+    """A name for the /24 (of IPv6 the /64) that a public address is in: one owner gets it as easily as one address.
+
+    None for private addresses, and for what is not numeric.
+    """
+    if not is_numeric(host) or is_private(host):
+        return None
+    ip = _embedded(ipaddress.ip_address(host))
+    owned_bits = 24 if isinstance(ip, ipaddress.IPv4Address) else 64
+    return f"{ip.version}:{int(ip) >> (ip.max_prefixlen - owned_bits):x}"
+
+
+def may_tell(teller: str, address: Address) -> bool:
+    """Whether a peer that is reached at ``teller`` may have us dial an address: a private one only from nearby.
+
+    Else anybody on the Internet could aim us at what listens behind our firewall.
+    """
+    return is_private(teller) or not is_private(address[0])
+
+
 REASON_CHARACTERS_MAX: Final = 512  # of texts that tell a peer what went wrong; they may quote what it sent
 
 

@@ -152,6 +152,11 @@ class Link(Protocol):
         ...
 
     @property
+    def peer_host(self) -> str:
+        """The numeric address that its datagrams come from, without a port."""
+        ...
+
+    @property
     def capabilities(self) -> frozenset[str]:
         """What the peer announced, such as ``"leaf"`` or ``"msgpack"``."""
         ...

@@ -7,8 +7,8 @@ import logging
 import pytest
 
 from macula_trio import Identity
-from macula_trio._dht.kept import TABLE, forget, keeper, kept
-from macula_trio._dht.storage import ValueStore
+from macula_trio._dht.kept import TABLE, keeper, kept, reload
+from macula_trio._dht.storage import HOLD_MAX_MS, ValueStore
 from macula_trio._identity.record import Record, sign_record
 from macula_trio._store.memory import MemoryStorage
 
@@ -69,7 +69,33 @@ def test_a_value_signed_for_another_realm_or_changed_on_the_disk_is_dropped() ->
 
 def test_what_expired_while_the_node_was_away_is_forgotten() -> None:
     storage = MemoryStorage()
-    ValueStore[Record](keeper(storage)).put(record(), 0)
-    (value,) = kept(storage, realm="a.b")
-    forget(storage, value)
-    assert storage.items(TABLE) == []
+    ValueStore[Record](keeper(storage)).put(record(expires_ms=2000), 0)
+    assert [value.expires_ms for value in kept(storage, realm="a.b")] == [2000]
+
+    store = ValueStore[Record](keeper(storage))
+    reload(store, storage, realm="a.b", now_ms=2000)
+
+    assert store.items(0) == storage.items(TABLE) == []
+
+
+def test_a_restart_does_not_begin_the_time_of_a_value_anew() -> None:
+    storage = MemoryStorage()
+    now_ms, step_ms = 0, HOLD_MAX_MS // 3
+    ValueStore[Record](keeper(storage)).put(record(expires_ms=20 * HOLD_MAX_MS), now_ms)
+
+    for _ in range(3):  # more often than the time of any value is long
+        now_ms += step_ms
+        store = ValueStore[Record](keeper(storage))
+        reload(store, storage, realm="a.b", now_ms=now_ms)
+    assert store.items(now_ms) == storage.items(TABLE) == []
+
+
+def test_a_restart_keeps_what_ends_in_time() -> None:
+    storage = MemoryStorage()
+    ValueStore[Record](keeper(storage)).put(record(expires_ms=HOLD_MAX_MS), 0)
+
+    store = ValueStore[Record](keeper(storage))
+    reload(store, storage, realm="a.b", now_ms=1)
+
+    assert store.items(1) == kept(storage, realm="a.b") == [record(expires_ms=HOLD_MAX_MS)]
+    assert store.next_expiry_ms == HOLD_MAX_MS

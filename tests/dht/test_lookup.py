@@ -271,7 +271,7 @@ def test_what_is_found_is_at_least_as_near_as_in_the_original(run: dict[str, Any
         node_id = NodeId.from_hex(entry["node_id"])
         table = tables[node_id] = RoutingTable(node_id, k=VECTORS["iterative"]["k"])
         for known in entry["known_in_add_order"]:
-            table.add(Contact(node_id=NodeId.from_hex(known), endpoint="192.0.2.1:9443"), 0.0)
+            table.add(Contact(node_id=NodeId.from_hex(known), endpoint="10.0.0.1:9443"), 0.0)
     lookup = Lookup(target, own, tables[own].closest(target), k=run["k"], alpha=run["alpha"])
     drive(lookup, lambda asked: tables[asked.node_id].closest(target), alpha=run["alpha"])
     ours = [distance(c.node_id, target) for c in lookup.closest()]

@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from macula_trio._dht import storage
-from macula_trio._dht.storage import OVERHEAD_BYTES, SKEW_MS, TTL_MAX_MS, VALUE_BYTES_MAX, ValueStore, Verdict, merge
+from macula_trio._dht.storage import (
+    HOLD_MAX_MS,
+    OVERHEAD_BYTES,
+    SKEW_MS,
+    TTL_MAX_MS,
+    VALUE_BYTES_MAX,
+    ValueStore,
+    Verdict,
+    may_pass_on,
+    merge,
+)
 from macula_trio._ids import ID_BYTES, NodeId
 
 NOW: Final = 1_700_000_000_000
@@ -367,3 +377,20 @@ class AnyStore(RuleBasedStateMachine):
 
 TestAnyStore = AnyStore.TestCase
 TestAnyStore.settings = settings(max_examples=30, stateful_step_count=30)
+
+
+@pytest.mark.parametrize(
+    ("expires_ms", "expected"),
+    [
+        (NOW, False),
+        (NOW + 1, True),
+        (NOW + HOLD_MAX_MS, True),
+        (NOW + HOLD_MAX_MS + 1, False),
+    ],
+)
+def test_what_is_passed_on_ends_no_later_for_it(expires_ms: int, expected: bool) -> None:
+    one = value(1, expires_ms=expires_ms)
+    assert may_pass_on(one, NOW) == expected
+    if expected:
+        store = filled(one)
+        assert store.next_expiry_ms == expires_ms

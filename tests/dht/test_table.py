@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from macula_trio._dht.table import RoutingTable, id_in_bucket
+from macula_trio._dht.table import (
+    HANDERS,
+    NETWORK_PER_BUCKET_MAX,
+    NETWORK_PER_TABLE_MAX,
+    RoutingTable,
+    id_in_bucket,
+)
 from macula_trio._ids import ID_BYTES, Contact, NodeId, bucket_index, distance, leading_zeros
 
 VECTORS: Final = json.loads((Path(__file__).parents[1] / "vectors" / "kademlia.json").read_text(encoding="utf-8"))
@@ -23,7 +29,7 @@ def node(value: int) -> NodeId:
 
 
 def contact(value: int, port: int = 9443) -> Contact:
-    return Contact(node_id=node(value), endpoint=f"192.0.2.{value}:{port}")
+    return Contact(node_id=node(value), endpoint=f"10.0.0.{value}:{port}")
 
 
 def full_table(k: int = 3) -> RoutingTable:
@@ -296,3 +302,109 @@ class AnyTable(RuleBasedStateMachine):
 
 TestAnyTable = AnyTable.TestCase
 TestAnyTable.settings = settings(max_examples=30, stateful_step_count=30)
+
+
+# -- who hands values to newcomers -------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(1, 255), unique=True, min_size=1, max_size=30), st.integers(0, 255), st.integers(1, 6))
+def test_values_are_owed_to_a_newcomer_among_the_nearest_by_the_few_that_are_nearest(
+    known: list[int], key: int, k: int
+) -> None:
+    newcomer, *others = known
+    table = RoutingTable(OWN, k=256)
+    for value in known:
+        table.add(contact(value), 0.0)
+    table._k = k  # of replicas; the buckets are large enough for everybody
+    everybody = sorted([0, *known], key=lambda value: value ^ key)
+    handers = sorted([0, *others], key=lambda value: value ^ key)[:HANDERS]
+    expected = newcomer in everybody[:k] and 0 in handers
+    assert table.owes(node(key), node(newcomer)) == expected
+
+
+def test_what_lies_between_two_nodes_is_owed_by_the_other() -> None:
+    table = RoutingTable(OWN)
+    table.add(contact(1), 0.0)
+    assert table.owes(node(200), node(1))
+    assert table.owes(node(1), node(1))
+
+
+# -- many ids in few networks ------------------------------------------------------------------------------------
+
+
+def at(value: int, endpoint: str) -> Contact:
+    return Contact(node_id=node(value), endpoint=endpoint)
+
+
+@pytest.mark.parametrize(
+    "endpoints",
+    [
+        ["198.51.100.1:1", "198.51.100.1:2", "198.51.100.255:3"],
+        ["[2001:db8::1]:1", "[2001:db8::2]:1", "[2001:db8::ffff:0:0:1]:1"],
+        ["198.51.100.1:1", "[::ffff:198.51.100.2]:1", "198.51.100.3:1"],
+    ],
+)
+def test_a_bucket_takes_two_nodes_of_a_network(endpoints: list[str]) -> None:
+    table = RoutingTable(OWN)
+    for number, endpoint in enumerate(endpoints):
+        assert table.add(at(128 + number, endpoint), 0.0) is None
+    assert values(table.contacts()) == [128, 129]
+    assert NETWORK_PER_BUCKET_MAX == 2
+    table.remove(node(128))
+    table.add(at(130, endpoints[2]), 0.0)
+    assert values(table.contacts()) == [129, 130]
+
+
+@pytest.mark.parametrize("other", ["198.51.101.1:1", "198.51.99.1:1", "[2001:db8:0:1::1]:1", "10.0.0.1:1"])
+def test_nodes_of_another_network_are_taken(other: str) -> None:
+    table = RoutingTable(OWN)
+    for value, endpoint in ((128, "198.51.100.1:1"), (129, "198.51.100.2:1"), (130, other)):
+        table.add(at(value, endpoint), 0.0)
+    assert values(table.contacts()) == [128, 129, 130]
+
+
+def test_a_table_takes_ten_nodes_of_a_network() -> None:
+    table = RoutingTable(OWN)
+    for bucket in range(8):
+        for number in range(2):
+            table.add(at((128 >> bucket) + number, f"198.51.100.{number}:1"), 0.0)
+    assert len(table) == NETWORK_PER_TABLE_MAX == 10
+    table.add(at(1, "198.51.101.1:1"), 0.0)
+    assert len(table) == 11
+
+
+@pytest.mark.parametrize("host", ["10.0.0", "192.168.7", "127.0.0"])
+def test_private_networks_are_taken_whole(host: str) -> None:
+    table = RoutingTable(OWN)
+    for number in range(20):
+        table.add(at(128 + number, f"{host}.{number}:1"), 0.0)
+    assert len(table) == 20
+
+
+def test_who_is_here_is_renewed_and_moves_where_there_is_room() -> None:
+    table = RoutingTable(OWN)
+    for value in (128, 129):
+        table.add(at(value, f"198.51.100.{value}:1"), 0.0)
+    table.add(at(130, "198.51.101.1:1"), 0.0)
+    table.add(at(128, "198.51.100.128:2"), 1.0)  # within its network
+    table.add(at(130, "198.51.100.130:1"), 2.0)  # into a crowded one
+    table.add(at(129, "198.51.102.1:1"), 3.0)
+    assert {c.node_id[0]: c.endpoint for c in table.contacts()} == {
+        128: "198.51.100.128:2",
+        129: "198.51.102.1:1",
+        130: "198.51.101.1:1",
+    }
+
+
+def test_a_free_place_goes_to_a_replacement_whose_network_has_room() -> None:
+    table = RoutingTable(OWN, k=3)
+    for value, host in ((128, "198.51.100.1"), (129, "198.51.101.1"), (130, "198.51.102.1")):
+        table.add(at(value, f"{host}:1"), 0.0)
+    for value, host in ((131, "198.51.103.1"), (132, "198.51.100.2"), (133, "198.51.100.3")):
+        assert table.add(at(value, f"{host}:1"), 1.0) is not None
+    for gone in (129, 130, 131):  # 133 and 131 take their places: two are of one network by then
+        table.failed(node(gone))
+    assert values(table.contacts()) == [128, 133]
+    assert table.get(node(132)) is None
+    table.failed(node(128))
+    assert values(table.contacts()) == [133, 132]

@@ -241,6 +241,8 @@ TELLINGS: Final[Mapping[str, Telling]] = {
     "dht.withdrawn": Telling(words=_stored("withdrew"), by=("kind",)),
     "dht.value_received": Telling(words=_said("received a value"), quiet=_always),
     "dht.value_refused": Telling(words=_said("refused a value: {}", "reason")),
+    "dht.clock_skew": Telling(words=_said("hears that its clock is {} s behind", "seconds")),
+    "dht.rate_limited": Telling(words=_said("is asked too much by {}", "peer"), by=("request",)),
     "dht.endpoint_refuted": Telling(words=_said("does not find {} at {}", "peer", "endpoint")),
     "rpc.called": Telling(words=_called, by=("procedure",)),
     "rpc.failed": Telling(words=_said("failed to call {}: {}", "procedure", "reason"), by=("procedure",)),

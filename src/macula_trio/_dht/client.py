@@ -1,4 +1,4 @@
-"""Asking the mesh: lookups over links, STORE at the closest nodes, repair (DESIGN section 8).
+"""Asking the mesh: lookups over links, and repair of what they found (DESIGN section 8).
 
 Whom to ask next is decided in ``lookup.py``, which value wins in ``storage.py``.
 """
@@ -15,29 +15,20 @@ import trio
 
 from macula_trio._background import Background
 from macula_trio._dht.lookup import Lookup, ValueLookup
-from macula_trio._dht.storage import VALUE_BYTES_MAX, ValueStore
+from macula_trio._dht.storage import ValueStore, may_pass_on
 from macula_trio._dht.table import K, RoutingTable
 from macula_trio._events import EventBus
-from macula_trio._identity.keys import Credentials
-from macula_trio._identity.record import Kind, Record, read_record, sign_record
-from macula_trio._ids import ID_BYTES, Contact, NodeId, distance
-from macula_trio._util import format_endpoint, numeric_endpoint
+from macula_trio._identity.record import Kind, Record, read_record
+from macula_trio._ids import ID_BYTES, Contact, NodeId
+from macula_trio._util import clip, format_endpoint, may_tell, numeric_endpoint
 from macula_trio._wire import messages as wire
 from macula_trio.abc import Link, LinkTransport, Message, ReplyT
-from macula_trio.errors import (
-    NotSent,
-    PayloadTooLarge,
-    PeerUnavailable,
-    QuorumNotReached,
-    RemoteProtocolError,
-    TrustError,
-)
+from macula_trio.errors import NotSent, PeerUnavailable, RemoteProtocolError, TrustError
 
 VALUES_PER_REPLY: Final = 64  # of at most 4 KiB each: well inside a frame; more follow by ``after``
 PAGES_MAX: Final = 64  # per node and lookup: 4,096 values, what one key may hold
 PATIENCE_MIN_S: Final = 0.25  # for the last answers of a lookup, when nobody else is left to ask
 PATIENCE_FACTOR: Final = 3  # or so many times what the slowest answer took: far nodes are not dead ones
-STORE_ATTEMPTS: Final = 2  # the second one is above the version that a replica refused us for
 REPAIRS_MAX: Final = 32  # stale replicas under repair at once
 CORRELATION_BYTES: Final = 16
 PING_BYTES: Final = 7  # a PING's timestamp is a signed 64-bit integer
@@ -73,32 +64,15 @@ class DhtSettings:
     value_ttl_s: float
 
 
-@attrs.frozen(kw_only=True)
-class StoreReport:
-    """What became of a value at each of the nodes closest to its key.
-
-    Attributes:
-      key: 32 bytes.
-      stored: nodes that confirmed, ourselves included when we are one of them.
-      refused: nodes that refused, with their reasons.
-      unreachable: nodes that did not answer in time.
-    """
-
-    key: bytes
-    stored: tuple[NodeId, ...]
-    refused: Mapping[NodeId, str]
-    unreachable: tuple[NodeId, ...]
-
-
 class DhtClient:
     """Asks other nodes.
 
     Args:
-      credentials: sign our values.
+      own: our id.
       transport: where links come from.
       table: whom we know; told who answered and who did not.
       store: what we hold ourselves.
-      events: where stores are told.
+      events: where values are told that nobody should believe.
       wall_clock_ms: Unix time, for expiry.
       random_bytes: for correlation ids.
       background: takes repairs.
@@ -108,7 +82,7 @@ class DhtClient:
     def __init__(
         self,
         *,
-        credentials: Credentials,
+        own: NodeId,
         transport: LinkTransport,
         table: RoutingTable,
         store: ValueStore[Record],
@@ -118,8 +92,7 @@ class DhtClient:
         background: Background,
         settings: DhtSettings,
     ) -> None:
-        self._credentials = credentials
-        self._own = credentials.node_id
+        self._own = own
         self._transport = transport
         self._table = table
         self._store = store
@@ -128,8 +101,6 @@ class DhtClient:
         self._random_bytes = random_bytes
         self._background = background
         self._settings = settings
-        self._sequences: dict[tuple[bytes, Kind], int] = {}
-        self._expiries: dict[tuple[bytes, Kind], int] = {}
         self._repairing = 0
         self.entry_points: dict[NodeId, Contact] = {}
         """Bootstrap nodes that have answered: asked even when they are not in the table."""
@@ -173,6 +144,15 @@ class DhtClient:
         self._table.alive(contact.node_id, trio.current_time())
         return answer
 
+    async def put_at(self, contact: Contact, record: Record) -> wire.StoreReply:
+        """STORE a value, ours or another's, at one node.
+
+        Raises:
+          PeerUnavailable, TrustError, RemoteProtocolError, trio.TooSlowError: it did not answer.
+        """
+        request = wire.Store(key=record.key, value=record.to_value(), correlation_id=self._new_id())
+        return await self.attempt(contact, partial(_ask, request, wire.StoreReply))
+
     def forget(self, node_id: NodeId) -> None:
         """A node has left: nobody is told of it any more."""
         self._table.remove(node_id)
@@ -187,13 +167,13 @@ class DhtClient:
 
     async def find_node(self, target: bytes) -> list[Contact]:
         """The k nodes closest to ``target`` that answered, nearest first."""
-        _require_key(target)
+        require_key(target)
         lookup = Lookup(target, self._own, self._seeds(target))
 
         async def query(contact: Contact) -> None:
             request = wire.FindNode(target=target, correlation_id=self._new_id())
-            reply = await self.attempt(contact, partial(_ask, request, wire.FindNodeReply))
-            lookup.answered(contact.node_id, _contacts(reply.nodes))
+            reply, teller = await self.attempt(contact, partial(_ask_and_see, request, wire.FindNodeReply))
+            lookup.answered(contact.node_id, _contacts(reply.nodes, teller))
 
         await self._run(lookup, query)
         self._table.looked_up(target, trio.current_time())
@@ -201,18 +181,21 @@ class DhtClient:
 
     async def find_value(self, key: bytes, kind: Kind | None = None) -> list[Record]:
         """The verified values under ``key``: one per owner and kind, the newest each, without withdrawn ones."""
-        _require_key(key)
+        require_key(key)
         lookup = ValueLookup[Record](key, self._own, self._seeds(key))
 
         async def query(contact: Contact) -> None:
             values, nodes, complete = await self._ask_for_values(contact, key, kind)
-            lookup.answered(contact.node_id, nodes, values, complete=complete)
+            # Before they are compared: what is over must not hide what is not.
+            now_ms = self._wall_clock_ms()
+            alive = [record for record in values if record.expires_ms > now_ms]
+            lookup.answered(contact.node_id, nodes, alive, complete=complete)
 
         await self._run(lookup, query)
         lookup.add_values(self._values_here(key, kind))
         now_ms = self._wall_clock_ms()
         found = [record for record in lookup.values() if record.expires_ms > now_ms]
-        self._repair(lookup, found)
+        self._repair(lookup, [record for record in found if may_pass_on(record, now_ms)])
         return [record for record in found if not record.withdrawn]
 
     async def _ask_for_values(
@@ -227,18 +210,18 @@ class DhtClient:
                 key=key, kind=kind, limit=VALUES_PER_REPLY, after=after, correlation_id=self._new_id()
             )
             try:
-                reply = await self.attempt(contact, partial(_ask, request, wire.FindValueReply))
+                reply, teller = await self.attempt(contact, partial(_ask_and_see, request, wire.FindValueReply))
             except QUERY_ERRORS:
                 if not page_number:
                     raise
                 break  # what came before counts
-            page = self._verified(key, kind, reply.value)
+            page = self._verified(contact, key, kind, reply.value)
             values += page
-            nodes = _contacts(reply.nodes)
+            nodes = _contacts(reply.nodes, teller)
             if not reply.more:
                 return values, nodes, True
-            if not page:
-                break
+            if not page or page[-1].node_id <= (after or b""):
+                break  # who shows the same page again would show it for ever
             after = page[-1].node_id
         return values, nodes, False
 
@@ -251,13 +234,15 @@ class DhtClient:
             after = page[-1].node_id if page else after
         return values
 
-    def _verified(self, key: bytes, kind: Kind | None, values: tuple[Mapping[str, object], ...]) -> list[Record]:
+    def _verified(
+        self, teller: Contact, key: bytes, kind: Kind | None, values: tuple[Mapping[str, object], ...]
+    ) -> list[Record]:
         found: list[Record] = []
         for value in values[:VALUES_PER_REPLY]:
             try:
                 record = read_record(value, realm=self._settings.realm, key=key)
             except (RemoteProtocolError, TrustError) as exc:
-                self._events.emit("dht.value_refused", key=key.hex(), reason=str(exc))
+                self._events.emit("dht.value_refused", peer=teller.node_id.hex(), key=key.hex(), reason=clip(str(exc)))
                 continue
             if kind is None or record.kind == kind:
                 found.append(record)
@@ -302,125 +287,6 @@ class DhtClient:
         known = {contact.node_id: None for contact in closest}
         return closest + [contact for node_id, contact in self.entry_points.items() if node_id not in known]
 
-    # -- storing --------------------------------------------------------------------------------------------------
-
-    async def store(self, key: bytes, kind: Kind, metadata: Mapping[str, object], *, quorum: int = 0) -> StoreReport:
-        """Sign a value of ours and store it with the k nodes closest to its key."""
-        self.require_storable(key, kind, metadata)
-        expires_ms = self._wall_clock_ms() + round(self._settings.value_ttl_s * 1000)
-        self._expiries[key, kind] = expires_ms
-        report = await self._sign_and_put(key, kind, self._settings.endpoint, metadata, expires_ms)
-        if len(report.stored) < quorum:
-            raise QuorumNotReached(stored=len(report.stored), wanted=quorum)
-        return report
-
-    def require_storable(self, key: bytes, kind: Kind, metadata: Mapping[str, object]) -> None:
-        """Check at the caller's what every replica would refuse.
-
-        Raises:
-          ValueError: the key has not 32 bytes.
-          LocalProtocolError: the metadata cannot be encoded, is too deep or has too many elements.
-          PayloadTooLarge: the value is larger than replicas take.
-        """
-        _require_key(key)
-        size = self._sign(key, kind, self._settings.endpoint, metadata, seq=0, expires_ms=0).size
-        if size > VALUE_BYTES_MAX:
-            raise PayloadTooLarge(size=size, limit=VALUE_BYTES_MAX)
-
-    def _sign(
-        self,
-        key: bytes,
-        kind: Kind,
-        endpoint: str | None,
-        metadata: Mapping[str, object],
-        *,
-        seq: int,
-        expires_ms: int,
-    ) -> Record:
-        return sign_record(
-            self._credentials,
-            realm=self._settings.realm,
-            key=key,
-            kind=kind,
-            endpoint=endpoint,
-            metadata=metadata,
-            seq=seq,
-            expires_ms=expires_ms,
-        )
-
-    async def withdraw(self, key: bytes, kind: Kind, metadata: Mapping[str, object]) -> None:
-        """Put a tombstone where the value is; it lives as long as the value would have."""
-        expires_ms = self._expiries.pop((key, kind), 0)
-        if expires_ms > self._wall_clock_ms():
-            await self._sign_and_put(key, kind, None, {}, expires_ms)
-
-    async def _sign_and_put(
-        self, key: bytes, kind: Kind, endpoint: str | None, metadata: Mapping[str, object], expires_ms: int
-    ) -> StoreReport:
-        closest = await self.find_node(key)
-        for _ in range(STORE_ATTEMPTS):
-            sequence = max(self._sequences.get((key, kind), 0) + 1, self._wall_clock_ms())
-            self._sequences[key, kind] = sequence
-            record = self._sign(key, kind, endpoint, metadata, seq=sequence, expires_ms=expires_ms)
-            report = await self._put(record, closest)
-            if "stale" not in report.refused.values():
-                break
-            # A replica holds a later version of ours, from before a restart or a step of the clock; `_put` has
-            # noted its sequence number, and the second attempt goes above it.
-        self._events.emit(
-            "dht.withdrawn" if endpoint is None else "dht.stored",
-            key=key.hex(),
-            kind=kind,
-            replicas=[node_id.hex() for node_id in report.stored],
-            refused=len(report.refused),
-            unreachable=len(report.unreachable),
-        )
-        return report
-
-    async def _put(self, record: Record, closest: list[Contact]) -> StoreReport:
-        """STORE at the closest nodes, all at once, and here when we are one of them."""
-        outcomes: dict[NodeId, str | None] = {}  # None: stored; a text: refused; missing: unreachable
-        targets = sorted(closest, key=lambda contact: distance(contact.node_id, record.key))[:K]
-        if self._is_replica(record.key, targets):
-            targets = targets[: K - 1]
-            outcomes[self._own] = self._store.put(record, self._wall_clock_ms()).reason
-
-        async def one(contact: Contact) -> None:
-            request = wire.Store(key=record.key, value=record.to_value(), correlation_id=self._new_id())
-            try:
-                reply = await self.attempt(contact, partial(_ask, request, wire.StoreReply))
-            except QUERY_ERRORS:
-                return
-            outcomes[contact.node_id] = None if reply.result == "ok" else reply.reason or "refused"
-            self._note_held(record, reply)
-
-        async with trio.open_nursery() as nursery:
-            for contact in targets:
-                nursery.start_soon(one, contact, name=f"STORE {contact.node_id.short}")
-        return StoreReport(
-            key=record.key,
-            stored=tuple(node_id for node_id, reason in outcomes.items() if reason is None),
-            refused={node_id: reason for node_id, reason in outcomes.items() if reason is not None},
-            unreachable=tuple(contact.node_id for contact in targets if contact.node_id not in outcomes),
-        )
-
-    def _is_replica(self, key: bytes, closest: list[Contact]) -> bool:
-        if self._settings.leaf:
-            return False
-        return len(closest) < K or distance(self._own, key) < distance(closest[-1].node_id, key)
-
-    def _note_held(self, record: Record, reply: wire.StoreReply) -> None:
-        """Jump above a later version of our own value that a replica shows us, if it is really ours."""
-        if reply.reason != "stale" or reply.value is None or record.node_id != self._own:
-            return
-        try:
-            held = read_record(reply.value, realm=self._settings.realm, key=record.key)
-        except (RemoteProtocolError, TrustError):
-            return
-        if held.node_id == self._own and held.kind == record.kind:
-            slot = (record.key, record.kind)
-            self._sequences[slot] = max(self._sequences.get(slot, 0), held.seq)
-
     def _repair(self, lookup: ValueLookup[Record], newest: list[Record]) -> None:
         """Bring replicas up to date that answered with less than others, behind the scenes."""
         for contact, record in lookup.stale_holders(newest):
@@ -430,9 +296,8 @@ class DhtClient:
             self._repairing += self._background.start_soon(self._repair_one, contact, record, name=task)
 
     async def _repair_one(self, contact: Contact, record: Record) -> None:
-        request = wire.Store(key=record.key, value=record.to_value(), correlation_id=self._new_id())
         try:
-            await self.attempt(contact, partial(_ask, request, wire.StoreReply))
+            await self.put_at(contact, record)
         except QUERY_ERRORS:
             pass  # noted by `attempt`; the next reader repairs it
         finally:
@@ -443,18 +308,25 @@ async def _ask(request: Message, reply_type: type[ReplyT], link: Link) -> ReplyT
     return await link.ask(request, reply_type)
 
 
-def _require_key(key: bytes) -> None:
+async def _ask_and_see(request: Message, reply_type: type[ReplyT], link: Link) -> tuple[ReplyT, str]:
+    """The reply, and the host that it came from."""
+    return await link.ask(request, reply_type), link.peer_host
+
+
+def require_key(key: bytes) -> None:
+    """Raise `ValueError` for what is no key or id."""
     if len(key) != ID_BYTES:
         raise ValueError(f"a key or id has {ID_BYTES} bytes, not {len(key)}; dht_key() makes one of a name")
 
 
-def _contacts(entries: tuple[wire.NodeEntry, ...]) -> list[Contact]:
-    """What a peer told of others; what cannot be dialed is left out."""
+def _contacts(entries: tuple[wire.NodeEntry, ...], teller: str) -> list[Contact]:
+    """What a peer told of others; what cannot be dialed, or what it has no business to know, is left out."""
     contacts: list[Contact] = []
     for entry in entries[:K]:
         try:
-            endpoint = format_endpoint(numeric_endpoint(entry.address))
+            address = numeric_endpoint(entry.address)
         except ValueError:
             continue
-        contacts.append(Contact(node_id=NodeId(entry.node_id), endpoint=endpoint))
+        if may_tell(teller, address):
+            contacts.append(Contact(node_id=NodeId(entry.node_id), endpoint=format_endpoint(address)))
     return contacts

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from macula_trio._dht.storage import Slot, slot_of
+from macula_trio._dht.storage import Slot, ValueStore, may_pass_on, slot_of
 from macula_trio._identity.record import Record, read_record
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import decode_frame, decode_message, encode_message
@@ -34,9 +34,15 @@ def _keep(storage: Storage, key: bytes, slot: Slot, record: Record | None) -> No
     storage.put(TABLE, key + owner + kind.encode(), frame)
 
 
-def forget(storage: Storage, record: Record) -> None:
-    """Drop a value that is no longer wanted: it has expired while the node was away."""
-    _keep(storage, record.key, slot_of(record), None)
+def reload(store: ValueStore[Record], storage: Storage, *, realm: str, now_ms: int) -> None:
+    """Hold what was kept again; what has expired, or has no room any more, is dropped from the storage.
+
+    So is what may not be passed on: nobody remembers since when we hold it, and with a new start of its time at every
+    restart it would never end.
+    """
+    for record in kept(storage, realm=realm):
+        if not (may_pass_on(record, now_ms) and store.put(record, now_ms).stored):
+            _keep(storage, record.key, slot_of(record), None)
 
 
 def kept(storage: Storage, *, realm: str) -> list[Record]:

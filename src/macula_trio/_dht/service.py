@@ -14,19 +14,22 @@ import trio
 
 from macula_trio._background import Background
 from macula_trio._dht.advertiser import Advertiser
-from macula_trio._dht.client import QUERY_ERRORS, VALUES_PER_REPLY, Bootstrap, DhtClient, DhtSettings
-from macula_trio._dht.kept import forget, keeper, kept
+from macula_trio._dht.client import QUERY_ERRORS, Bootstrap, DhtClient, DhtSettings
+from macula_trio._dht.handover import HandOver
+from macula_trio._dht.kept import keeper, reload
+from macula_trio._dht.owner import ValueOwner
+from macula_trio._dht.server import DhtServer
 from macula_trio._dht.storage import ValueStore
-from macula_trio._dht.table import K, RoutingTable, id_in_bucket
+from macula_trio._dht.table import RoutingTable, id_in_bucket
 from macula_trio._events import EventBus
 from macula_trio._identity.keys import Credentials
-from macula_trio._identity.record import Kind, Record, read_record
+from macula_trio._identity.record import Kind, Record
 from macula_trio._ids import ID_BYTES, Contact, NodeId, distance
 from macula_trio._peer.handshake import LEAF
-from macula_trio._util import format_endpoint, numeric_endpoint
+from macula_trio._util import format_endpoint, may_tell, numeric_endpoint
 from macula_trio._wire import messages as wire
 from macula_trio.abc import Link, LinkTransport, Storage
-from macula_trio.errors import MeshError, OwnIdentity, PeerUnavailable, RemoteProtocolError, TrustError
+from macula_trio.errors import MeshError, OwnIdentity, PeerUnavailable, TrustError
 
 CHECKS_MAX: Final = 32  # nodes whose endpoint is being dialed, or whose life is doubted, at once
 JOIN_PAUSE_MIN_S: Final = 0.5
@@ -64,6 +67,7 @@ class DhtService:
 
     Attributes:
       client: asks other nodes.
+      owner: stores and withdraws our values.
 
     Args:
       credentials: sign our values.
@@ -100,9 +104,7 @@ class DhtService:
         self._settings = settings
         self._table = RoutingTable(self._own)
         self._values = ValueStore[Record](keeper(storage))
-        for record in kept(storage, realm=settings.realm):
-            if not self._values.put(record, wall_clock_ms()).stored:
-                forget(storage, record)
+        reload(self._values, storage, realm=settings.realm, now_ms=wall_clock_ms())
         self._bootstraps = [entry for entry in settings.bootstraps if entry.endpoint != settings.endpoint]
         self._checking: dict[NodeId, None] = {}
         self._joined = trio.Event()
@@ -111,7 +113,7 @@ class DhtService:
         self._met = trio.Event()  # somebody entered the table
         self._background = Background()
         self.client = DhtClient(
-            credentials=credentials,
+            own=self._own,
             transport=transport,
             table=self._table,
             store=self._values,
@@ -122,15 +124,36 @@ class DhtService:
             settings=settings,
         )
         self.client.doubt = lambda contact: self._start_check(contact, self._check_alive)
+        self.owner = ValueOwner(
+            credentials=credentials,
+            client=self.client,
+            store=self._values,
+            events=events,
+            wall_clock_ms=wall_clock_ms,
+            settings=settings,
+        )
+        self._hand_over = HandOver(
+            client=self.client,
+            table=self._table,
+            store=self._values,
+            wall_clock_ms=wall_clock_ms,
+            background=self._background,
+        )
+        self._server = DhtServer(
+            transport=transport,
+            table=self._table,
+            store=self._values,
+            events=events,
+            wall_clock_ms=wall_clock_ms,
+            realm=settings.realm,
+            leaf=settings.leaf,
+        )
         self._advertiser = Advertiser(
-            put=self.client.store,
-            withdraw=self.client.withdraw,
+            put=self.owner.store,
+            withdraw=self.owner.withdraw,
             ttl_s=settings.value_ttl_s,
             random_fraction=random_fraction,
         )
-        transport.handle(wire.FindNode, self._on_find_node)
-        transport.handle(wire.FindValue, self._on_find_value)
-        transport.handle(wire.Store, self._on_store)
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Join, and own everything that goes on behind the scenes, until cancelled."""
@@ -163,69 +186,6 @@ class DhtService:
         """What we hold."""
         return list(self._values.items(self._wall_clock_ms()))
 
-    # -- what others ask ----------------------------------------------------------------------------------------
-
-    def _on_find_node(self, link: Link, query: wire.FindNode) -> None:
-        link.send_nowait(
-            wire.FindNodeReply(nodes=self._entries(query.target, link), correlation_id=query.correlation_id)
-        )
-
-    def _on_find_value(self, link: Link, query: wire.FindValue) -> None:
-        limit = min(query.limit or VALUES_PER_REPLY, VALUES_PER_REPLY)
-        records, more = self._values.get(
-            query.key, self._wall_clock_ms(), kind=query.kind, limit=limit, after=query.after or b""
-        )
-        link.send_nowait(
-            wire.FindValueReply(
-                result="value" if records else "nodes",
-                value=tuple(record.to_value() for record in records),
-                nodes=self._entries(query.key, link),
-                more=more,
-                correlation_id=query.correlation_id,
-            )
-        )
-
-    def _on_store(self, link: Link, request: wire.Store) -> None:
-        reason, held = self._accept_value(request.key, request.value)
-        link.send_nowait(
-            wire.StoreReply(
-                result="ok" if reason is None else "error",
-                reason=reason,
-                value=None if held is None else held.to_value(),
-                server_time=self._wall_clock_ms(),
-                correlation_id=request.correlation_id,
-            )
-        )
-
-    def _accept_value(self, key: bytes, value: Mapping[str, object]) -> tuple[str | None, Record | None]:
-        """Store what a peer sent; gives the reason of a refusal, and what we hold instead."""
-        if self._settings.leaf:
-            return "leaf", None
-        try:
-            record = read_record(value, realm=self._settings.realm, key=key)
-        except RemoteProtocolError:
-            return "malformed", None
-        except TrustError:
-            return "bad_signature", None
-        verdict = self._values.put(record, self._wall_clock_ms())
-        self._events.emit(
-            "dht.value_received",
-            key=key.hex(),
-            kind=record.kind,
-            owner=record.node_id.hex(),
-            withdrawn=record.withdrawn,
-            outcome=verdict.reason or "stored",
-        )
-        return verdict.reason, verdict.held
-
-    def _entries(self, target: bytes, link: Link) -> tuple[wire.NodeEntry, ...]:
-        found = self._table.closest(target, K + 1)
-        return tuple(
-            wire.NodeEntry(node_id=contact.node_id, address=contact.endpoint)
-            for contact in found
-            if contact.node_id != link.node_id
-        )[:K]
-
     # -- who is there -------------------------------------------------------------------------------------------
 
     def link_opened(self, link: Link) -> None:
@@ -236,14 +196,18 @@ class DhtService:
             self._add(Contact(node_id=link.node_id, endpoint=link.proven_endpoint))
             return
         try:
-            claimed = Contact(node_id=link.node_id, endpoint=format_endpoint(numeric_endpoint(link.endpoint)))
+            address = numeric_endpoint(link.endpoint)
         except ValueError:
             return
-        if self._table.get(link.node_id) != claimed:
+        claimed = Contact(node_id=link.node_id, endpoint=format_endpoint(address))
+        if not may_tell(link.peer_host, address):
+            self._events.emit("dht.endpoint_refuted", peer=claimed.node_id.hex(), endpoint=claimed.endpoint)
+        elif self._table.get(link.node_id) != claimed:
             self._start_check(claimed, self._verify_endpoint)
 
     def link_closed(self, link: Link) -> None:
         """A link ended: a node that has left is not handed out to others any more."""
+        self._server.link_closed(link)
         if (
             link.verified
             and link.peer_is_leaving
@@ -253,8 +217,11 @@ class DhtService:
             self.client.forget(link.node_id)
 
     def _add(self, contact: Contact) -> None:
+        was_known = contact.node_id in self._table
         doubtful = self._table.add(contact, trio.current_time())
         self._met.set()
+        if not was_known and contact.node_id in self._table:
+            self._hand_over.begin(contact)
         if doubtful is not None:
             self._start_check(doubtful, self._check_alive)
 
@@ -295,7 +262,7 @@ class DhtService:
 
     def advertised(self, key: bytes, kind: Kind, metadata: Mapping[str, object]) -> AbstractAsyncContextManager[None]:
         """Be found under a key for the length of the block."""
-        self.client.require_storable(key, kind, metadata)
+        self.owner.require_storable(key, kind, metadata)
         return self._advertiser.advertised(self._background, key, kind, metadata)
 
     # -- joining and staying --------------------------------------------------------------------------------------

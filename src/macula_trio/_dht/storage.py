@@ -26,6 +26,7 @@ TOTAL_BYTES_MAX: Final = 128 * 1024 * 1024  # what a node can spare for others
 OVERHEAD_BYTES: Final = 1024  # that a held value costs beyond its packed bytes: key, signature, objects, indexes
 TTL_MAX_MS: Final = 3_600_000  # owners renew after minutes; what lies longer than an hour has no owner any more
 SKEW_MS: Final = 60_000  # by which an owner's clock may be ahead of ours
+HOLD_MAX_MS: Final = TTL_MAX_MS + SKEW_MS  # of any value, from when it came
 _HEAP_SLACK: Final = 64  # outdated entries of the heap that are not worth a rebuild
 
 Slot: TypeAlias = tuple[NodeId, str]
@@ -104,6 +105,15 @@ def merge(values: Iterable[AnyVersioned]) -> list[AnyVersioned]:
     return [newest[slot] for slot in sorted(newest)]
 
 
+def may_pass_on(value: StoredValue, now_ms: int) -> bool:
+    """Whether a value of another's may be sent to somebody who lacks it.
+
+    Not when it expires after the time for which it may be held: whoever gets it holds it for that time from then on,
+    so that passed from one to the next it would never end, long after its owner has.  Its owner may store it again.
+    """
+    return now_ms < value.expires_ms <= now_ms + HOLD_MAX_MS
+
+
 Refusal: TypeAlias = Literal["expired", "too_large", "stale", "quota"]
 
 
@@ -160,7 +170,7 @@ class ValueStore(Generic[AnyStored]):
         """Hold a value, unless it is too old, too large or too much.
 
         The same value again is stored (and nothing changes).  It is held until it expires, and at most until
-        `TTL_MAX_MS` + `SKEW_MS` from now.
+        `HOLD_MAX_MS` from now.
         """
         if value.expires_ms <= now_ms:
             return Verdict(stored=False, reason="expired")
@@ -173,7 +183,7 @@ class ValueStore(Generic[AnyStored]):
             if version_of(before.value) == version_of(value):
                 return Verdict(stored=True)
             return Verdict(stored=False, reason="stale", held=before.value)
-        held = _Held(value, min(value.expires_ms, now_ms + TTL_MAX_MS + SKEW_MS))
+        held = _Held(value, min(value.expires_ms, now_ms + HOLD_MAX_MS))
         if not self._has_room(shelf, held, before):
             return Verdict(stored=False, reason="quota")
         self._keep(slot, held, before)

@@ -7,13 +7,22 @@ many ids he makes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Final
 
 import attrs
 
 from macula_trio._ids import ID_BITS, ID_BYTES, Contact, NodeId, bucket_index, distance
+from macula_trio._util import public_network
 
 K: Final = 20  # contacts in a bucket and replicas of a value; the paper's: unlikely to die within one hour together
+# Ids are free, addresses in many networks are not: who wants to surround us needs these (DESIGN section 8).
+NETWORK_PER_BUCKET_MAX: Final = 2
+NETWORK_PER_TABLE_MAX: Final = 10
+HANDERS: Final = (
+    2  # replicas that hand a value to a newcomer: the nearest one, and one more, which may be honest or alive
+)
 FAILURES_MAX: Final = 2  # in a row; one lost answer is no death, unless somebody else waits for the place
 
 
@@ -32,15 +41,13 @@ class _Bucket:
     replacements: dict[NodeId, _Entry] = attrs.field(factory=dict)
     looked_up_s: float | None = None
 
-    def promote(self) -> None:
-        """Give a free place to the replacement that was seen last."""
-        if self.replacements:
-            node_id, entry = self.replacements.popitem()
-            self.entries[node_id] = entry
-
     def oldest(self) -> Contact:
         # By time and not by place alone: a promoted replacement stands last, but may not have been seen for long.
         return min(self.entries.values(), key=lambda entry: entry.last_seen_s).contact
+
+
+def _network_of(contact: Contact) -> str | None:
+    return public_network(contact.endpoint.rpartition(":")[0].strip("[]"))
 
 
 def _renew(entries: dict[NodeId, _Entry], contact: Contact, now: float) -> None:
@@ -72,10 +79,13 @@ class RoutingTable:
         Returns:
           The contact to be pinged because its bucket is full, or None.  The newcomer waits in its bucket's
           replacement cache until `failed` makes room; the one that waited longest falls out of a full cache.
+          Nothing happens when there are enough nodes of its network.
         """
         if contact.node_id == self._own:
             return None
         bucket = self._bucket(contact.node_id)
+        if self._is_crowded(bucket, contact):
+            return None
         if contact.node_id in bucket.entries or len(bucket.entries) < self._k:
             _renew(bucket.entries, contact, now)
             self._depth = max(self._depth, bucket_index(self._own, contact.node_id) + 1)
@@ -109,13 +119,31 @@ class RoutingTable:
         bucket = self._bucket(node_id)
         bucket.replacements.pop(node_id, None)
         if bucket.entries.pop(node_id, None) is not None:
-            bucket.promote()
+            self._promote(bucket)
 
     def closest(self, target: bytes, n: int | None = None) -> list[Contact]:
         """The ``n`` contacts nearest to a 32-byte id or key, nearest first; ``k`` of them by default."""
         # Sort, then cut: walking the buckets outwards from the target's and stopping at n finds others.
         ranked = sorted(self.contacts(), key=lambda contact: (distance(contact.node_id, target), contact.node_id))
         return ranked[: self._k if n is None else n]
+
+    def owes(self, key: bytes, newcomer: NodeId) -> bool:
+        """Whether it is for us to hand what lies under ``key`` to a node that has just entered.
+
+        It is when the newcomer is among the k nearest to the key that we know, ourselves included, and when only a
+        few of the others are nearer than we are: else all k replicas would send it the same.
+        """
+        ours, theirs = distance(self._own, key), distance(newcomer, key)
+        nearer_than_us = nearer_than_newcomer = 0
+        for node_id in self._node_ids():
+            if node_id == newcomer:
+                continue
+            away = distance(node_id, key)
+            nearer_than_us += away < ours
+            if nearer_than_us >= HANDERS:
+                return False  # for nearly every key, after a few contacts
+            nearer_than_newcomer += away < theirs
+        return nearer_than_newcomer + (ours < theirs) < self._k
 
     def get(self, node_id: NodeId) -> Contact | None:
         """The contact with this id, unless it is unknown or waits for a place."""
@@ -150,6 +178,33 @@ class RoutingTable:
             for index, bucket in enumerate(self._buckets[: nearest + 1])
             if bucket.looked_up_s is None or now - bucket.looked_up_s >= idle_s
         ]
+
+    def _promote(self, bucket: _Bucket) -> None:
+        """Give a free place to the replacement that was seen last, of those whose networks have room."""
+        for node_id, entry in reversed(bucket.replacements.items()):
+            if not self._is_crowded(bucket, entry.contact):
+                del bucket.replacements[node_id]
+                bucket.entries[node_id] = entry
+                return
+
+    def _is_crowded(self, bucket: _Bucket, contact: Contact) -> bool:
+        """Whether enough other nodes of its network are here."""
+        network = _network_of(contact)
+        if network is None:
+            return False
+
+        def neighbours(entries: Iterable[_Entry]) -> int:
+            others = (entry.contact for entry in entries if entry.contact.node_id != contact.node_id)
+            return sum(_network_of(other) == network for other in others)
+
+        everybody = chain.from_iterable(bucket.entries.values() for bucket in self._buckets[: self._depth])
+        return (
+            neighbours(bucket.entries.values()) >= NETWORK_PER_BUCKET_MAX
+            or neighbours(everybody) >= NETWORK_PER_TABLE_MAX
+        )
+
+    def _node_ids(self) -> Iterator[NodeId]:
+        return chain.from_iterable(bucket.entries for bucket in self._buckets[: self._depth])
 
     def _bucket(self, node_id: bytes) -> _Bucket:
         # Our own id has index 256; it shares the nearest bucket, where it is never found.

@@ -220,6 +220,11 @@ class QuicLink:
         return self._connection.path
 
     @property
+    def peer_host(self) -> str:
+        """The same without the port."""
+        return self.peer_address[0]
+
+    @property
     def is_closed(self) -> bool:
         """Whether it has ended."""
         return self._state is LinkState.CLOSED

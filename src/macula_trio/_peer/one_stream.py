@@ -38,6 +38,10 @@ class OneStream:
         return self._link.proven_endpoint
 
     @property
+    def peer_host(self) -> str:
+        return self._link.peer_host
+
+    @property
     def capabilities(self) -> frozenset[str]:
         return self._link.capabilities
 

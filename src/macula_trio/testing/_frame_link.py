@@ -14,7 +14,7 @@ from macula_trio._events import EventBus
 from macula_trio._ids import NodeId
 from macula_trio._peer.handshake import LocalParty
 from macula_trio._peer.link import ASKS_MAX, BACKLOG_BYTES_MAX, LinkState
-from macula_trio._util import clip
+from macula_trio._util import clip, numeric_endpoint
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import decode_frame, encode_message
 from macula_trio._wire.correlation import REPLIES, correlation_of
@@ -142,6 +142,11 @@ class FrameLink:
     def proven_endpoint(self) -> str | None:
         """The announced endpoint when it is where the peer really is."""
         return self.endpoint if self.endpoint == self.peer_address else None
+
+    @property
+    def peer_host(self) -> str:
+        """Where the peer really is, without a port."""
+        return numeric_endpoint(self.peer_address)[0]
 
     @property
     def is_closed(self) -> bool:

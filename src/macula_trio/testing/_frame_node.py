@@ -12,7 +12,8 @@ import trio
 
 from macula_trio._background import hidden_nursery, open_service_nursery
 from macula_trio._config import NodeConfig
-from macula_trio._dht.client import Bootstrap, DhtSettings, StoreReport
+from macula_trio._dht.client import Bootstrap, DhtSettings
+from macula_trio._dht.owner import StoreReport
 from macula_trio._dht.service import DhtService
 from macula_trio._events import EventBus, Listener
 from macula_trio._identity.files import Identity
@@ -143,7 +144,7 @@ class FrameNode:
           QuorumNotReached: fewer than ``quorum`` confirmed; some may hold it.
         """
         self._require_open()
-        return await self._dht.client.store(key, kind, metadata, quorum=quorum)
+        return await self._dht.owner.store(key, kind, metadata, quorum=quorum)
 
     def advertised(
         self, key: bytes, kind: Kind = "service", metadata: Mapping[str, object] | None = None

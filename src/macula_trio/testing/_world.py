@@ -18,7 +18,7 @@ import trio
 
 from macula_trio._background import hidden_nursery
 from macula_trio._config import NodeConfig
-from macula_trio._dht.client import StoreReport
+from macula_trio._dht.owner import StoreReport
 from macula_trio._events import Event, Fact
 from macula_trio._identity.files import Identity
 from macula_trio._ids import NodeId

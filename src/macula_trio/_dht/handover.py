@@ -1,0 +1,88 @@
+"""Values for nodes that come closer: who enters among the replicas of a key is sent what we hold under it (DESIGN 8).
+
+A value goes on as its owner signed it, so it ends when it would have; and what might never end is not passed on
+(`macula_trio._dht.storage.may_pass_on`).  What is left out here, the next reader repairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from macula_trio._background import Background
+from macula_trio._dht.client import QUERY_ERRORS, DhtClient
+from macula_trio._dht.storage import ValueStore, may_pass_on
+from macula_trio._dht.table import RoutingTable
+from macula_trio._identity.record import Record
+from macula_trio._ids import Contact, NodeId
+
+NEWCOMERS_MAX: Final = 16  # served at once, each by one STORE after the other: it has its own work to do
+WAITING_MAX: Final = 1024  # newcomers that are served or wait for their turn
+VALUES_MAX: Final = 512  # for one newcomer; far less than it takes from one peer in a while (quota.py)
+KEYS_PER_STEP: Final = 256  # looked through before others get their turn: a millisecond or so
+
+
+class HandOver:
+    """Sends newcomers their values.
+
+    Args:
+      client: reaches them.
+      table: who is near to what.
+      store: what we hold.
+      wall_clock_ms: Unix time, for expiry.
+      background: takes the work.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: DhtClient,
+        table: RoutingTable,
+        store: ValueStore[Record],
+        wall_clock_ms: Callable[[], int],
+        background: Background,
+    ) -> None:
+        self._client = client
+        self._table = table
+        self._store = store
+        self._wall_clock_ms = wall_clock_ms
+        self._background = background
+        self._serving: dict[NodeId, None] = {}
+        self._limiter = trio.CapacityLimiter(NEWCOMERS_MAX)
+
+    def begin(self, newcomer: Contact) -> None:
+        """A node has entered the table."""
+        if not len(self._store) or newcomer.node_id in self._serving or len(self._serving) >= WAITING_MAX:
+            return
+        if self._background.start_soon(self._serve, newcomer, name=f"hand over to {newcomer.node_id.short}"):
+            self._serving[newcomer.node_id] = None
+
+    async def _serve(self, newcomer: Contact) -> None:
+        try:
+            async with self._limiter:
+                await self._send_all(newcomer)
+        except QUERY_ERRORS:
+            pass  # noted by `DhtClient.attempt`
+        finally:
+            del self._serving[newcomer.node_id]
+
+    async def _send_all(self, newcomer: Contact) -> None:
+        left = VALUES_MAX
+        for number, key in enumerate(self._store.keys(), 1):
+            if not number % KEYS_PER_STEP:
+                await trio.lowlevel.checkpoint()
+            if not self._table.owes(key, newcomer.node_id):
+                continue
+            for record in self._worth_passing_on(key)[:left]:
+                left -= 1
+                if (await self._client.put_at(newcomer, record)).reason == "rate":
+                    return
+            if not left:
+                return
+
+    def _worth_passing_on(self, key: bytes) -> list[Record]:
+        now_ms = self._wall_clock_ms()
+        records, _ = self._store.get(key, now_ms)
+        return [record for record in records if may_pass_on(record, now_ms)]

@@ -92,6 +92,7 @@ class Node:
             random_bytes=os.urandom,
             random_fraction=chance.random,
             resolve=partial(_resolve, network, like=parse_endpoint(endpoint)[0]),
+            judge=self._party.judge,
             settings=DhtSettings(
                 realm=config.realm,
                 endpoint=endpoint,
@@ -380,6 +381,7 @@ class Node:
 
     def _judge_again(self) -> None:
         self._registry.judge_again()
+        self._dht.judge_again()
 
     def peers(self) -> list[PeerInfo]:
         """The nodes that we have a live link with."""

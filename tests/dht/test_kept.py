@@ -10,10 +10,13 @@ from macula_trio import Identity
 from macula_trio._dht.kept import TABLE, keeper, kept, reload
 from macula_trio._dht.storage import HOLD_MAX_MS, ValueStore
 from macula_trio._identity.record import Record, sign_record
+from macula_trio._identity.trust import TrustJudge
 from macula_trio._store.memory import MemoryStorage
+from macula_trio._trust import Trust
 
 KEY = bytes(range(32))
 OWNER = Identity.from_seed(bytes(32))
+JUDGE = TrustJudge(Trust.open(), realm="a.b")
 
 
 def record(
@@ -30,9 +33,9 @@ def test_a_store_is_what_it_was_before_the_restart() -> None:
     store = ValueStore[Record](keeper(storage))
     store.put(record(seq=1), 0)
     store.put(record(seq=2), 0)
-    assert kept(storage, realm="a.b") == [record(seq=2)]
+    assert kept(storage, realm="a.b", judge=JUDGE, now_ms=1) == [record(seq=2)]
     store.put(record(seq=3, endpoint=None), 0)
-    assert kept(storage, realm="a.b") == [record(seq=3, endpoint=None)]
+    assert kept(storage, realm="a.b", judge=JUDGE, now_ms=1) == [record(seq=3, endpoint=None)]
 
 
 def test_what_was_refused_or_has_expired_is_not_kept() -> None:
@@ -40,9 +43,9 @@ def test_what_was_refused_or_has_expired_is_not_kept() -> None:
     store = ValueStore[Record](keeper(storage))
     store.put(record(seq=2), 0)
     store.put(record(seq=1), 0)  # stale
-    assert [value.seq for value in kept(storage, realm="a.b")] == [2]
+    assert [value.seq for value in kept(storage, realm="a.b", judge=JUDGE, now_ms=1)] == [2]
     store.expire(2000)
-    assert kept(storage, realm="a.b") == []
+    assert kept(storage, realm="a.b", judge=JUDGE, now_ms=1) == []
     assert storage.items(TABLE) == []
 
 
@@ -52,7 +55,7 @@ def test_what_cannot_be_read_is_dropped_and_told(damage: bytes, caplog: pytest.L
     ValueStore[Record](keeper(storage)).put(record(), 0)
     storage.put(TABLE, b"damaged", damage)
     with caplog.at_level(logging.WARNING, "macula_trio.dht"):
-        assert kept(storage, realm="a.b") == [record()]
+        assert kept(storage, realm="a.b", judge=JUDGE, now_ms=1) == [record()]
     assert len(caplog.records) == 1
     assert len(storage.items(TABLE)) == 1
 
@@ -60,20 +63,20 @@ def test_what_cannot_be_read_is_dropped_and_told(damage: bytes, caplog: pytest.L
 def test_a_value_signed_for_another_realm_or_changed_on_the_disk_is_dropped() -> None:
     storage = MemoryStorage()
     ValueStore[Record](keeper(storage)).put(record(realm="c.d"), 0)
-    assert kept(storage, realm="a.b") == []
+    assert kept(storage, realm="a.b", judge=JUDGE, now_ms=1) == []
     ValueStore[Record](keeper(storage)).put(record(), 0)
     ((name, frame),) = storage.items(TABLE)
     storage.put(TABLE, name, frame.replace(b"10.0.0.1", b"10.6.6.6"))
-    assert kept(storage, realm="a.b") == []
+    assert kept(storage, realm="a.b", judge=JUDGE, now_ms=1) == []
 
 
 def test_what_expired_while_the_node_was_away_is_forgotten() -> None:
     storage = MemoryStorage()
     ValueStore[Record](keeper(storage)).put(record(expires_ms=2000), 0)
-    assert [value.expires_ms for value in kept(storage, realm="a.b")] == [2000]
+    assert [value.expires_ms for value in kept(storage, realm="a.b", judge=JUDGE, now_ms=1)] == [2000]
 
     store = ValueStore[Record](keeper(storage))
-    reload(store, storage, realm="a.b", now_ms=2000)
+    reload(store, storage, realm="a.b", judge=JUDGE, now_ms=2000)
 
     assert store.items(0) == storage.items(TABLE) == []
 
@@ -86,7 +89,7 @@ def test_a_restart_does_not_begin_the_time_of_a_value_anew() -> None:
     for _ in range(3):  # more often than the time of any value is long
         now_ms += step_ms
         store = ValueStore[Record](keeper(storage))
-        reload(store, storage, realm="a.b", now_ms=now_ms)
+        reload(store, storage, realm="a.b", judge=JUDGE, now_ms=now_ms)
     assert store.items(now_ms) == storage.items(TABLE) == []
 
 
@@ -95,7 +98,16 @@ def test_a_restart_keeps_what_ends_in_time() -> None:
     ValueStore[Record](keeper(storage)).put(record(expires_ms=HOLD_MAX_MS), 0)
 
     store = ValueStore[Record](keeper(storage))
-    reload(store, storage, realm="a.b", now_ms=1)
+    reload(store, storage, realm="a.b", judge=JUDGE, now_ms=1)
 
-    assert store.items(1) == kept(storage, realm="a.b") == [record(expires_ms=HOLD_MAX_MS)]
+    assert store.items(1) == kept(storage, realm="a.b", judge=JUDGE, now_ms=1) == [record(expires_ms=HOLD_MAX_MS)]
     assert store.next_expiry_ms == HOLD_MAX_MS
+
+
+def test_the_values_of_those_who_are_trusted_no_more_are_dropped() -> None:
+    storage = MemoryStorage()
+    assert ValueStore[Record](keeper(storage)).put(record(), 1).stored
+    judge = TrustJudge(Trust.open(), realm="a.b")
+    judge.block(OWNER.node_id)
+    assert kept(storage, realm="a.b", judge=judge, now_ms=1) == []
+    assert storage.items(TABLE) == []

@@ -39,6 +39,7 @@ class Value:
     digest: bytes = b"m"
     size: int = 200
     withdrawn: bool = False
+    chain_bytes: int = 0
 
 
 def node(value: int) -> NodeId:
@@ -394,3 +395,27 @@ def test_what_is_passed_on_ends_no_later_for_it(expires_ms: int, expected: bool)
     if expected:
         store = filled(one)
         assert store.next_expiry_ms == expires_ms
+
+
+# -- reasons beside their age ----------------------------------------------------------------------------------------
+
+
+def test_values_are_dropped_by_whose_they_are() -> None:
+    changes: list[tuple[bytes, object]] = []
+    store = ValueStore[Value](lambda _key, slot, held: changes.append((slot[0], held)))
+    for each in (value(1), value(2), value(2, kind="subscriber"), value(2, key=key(9)), value(3)):
+        assert store.put(each, NOW).stored
+    changes.clear()
+    assert store.drop(lambda held: held.node_id == node(2)) == 3
+    assert changes == [(node(2), None)] * 3
+    assert [held.node_id for held in store.items(NOW)] == [node(1), node(3)]
+    assert store.drop(lambda _held: True) == 2
+    assert (len(store), store._bytes, store.keys()) == (0, 0, [])
+
+
+def test_certificates_take_their_place_too() -> None:
+    store = ValueStore[Value]()
+    assert store.put(attrs.evolve(value(1), chain_bytes=5000), NOW).stored
+    plain = ValueStore[Value]()
+    assert plain.put(value(1), NOW).stored
+    assert store._bytes == plain._bytes + 5000

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 import hashlib
 from collections.abc import Mapping
 from typing import Any, Final
@@ -7,12 +8,23 @@ from typing import Any, Final
 import attrs
 import msgpack
 import pytest
+import realm_tools
 import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from realm_tools import Authority
 
-from macula_trio._identity.keys import Credentials, load_spki, verify
-from macula_trio._identity.record import METADATA_DEPTH_MAX, METADATA_ELEMENTS_MAX, Record, read_record, sign_record
+from macula_trio._identity.keys import CHAIN_LENGTH_MAX, Credentials, load_spki, verify
+from macula_trio._identity.record import (
+    METADATA_DEPTH_MAX,
+    METADATA_ELEMENTS_MAX,
+    Record,
+    read_record,
+    read_trusted,
+    sign_record,
+)
+from macula_trio._identity.trust import OWNER_CHAIN_BYTES_MAX, TrustJudge
+from macula_trio._trust import Trust
 from macula_trio._wire.codec import FrameDecoder, decode_message, encode_message, unpack_map
 from macula_trio._wire.messages import Store
 from macula_trio.errors import ErrorCode, LocalProtocolError, RemoteProtocolError, TrustError
@@ -302,3 +314,84 @@ def test_metadata_that_would_crowd_out_others_is_refused_on_both_sides(metadata:
 def test_metadata_that_cannot_travel_is_our_own_mistake(metadata: dict[str, Any]) -> None:
     with pytest.raises(LocalProtocolError):
         signed(metadata=metadata)
+
+
+# -- certificates beside a value -----------------------------------------------------------------------------------
+
+ROOT: Final = Authority.create()
+MEMBER: Final = ROOT.issue(7)
+NOW_MS: Final = 1_700_000_000_000
+
+
+def realm_judge(*roots: Authority) -> TrustJudge:
+    return TrustJudge(Trust.realm(b"".join(root.pem for root in roots)), realm=realm_tools.REALM)
+
+
+def believed(value: Mapping[str, object], judge: TrustJudge, now_ms: int = NOW_MS) -> Record:
+    return read_trusted(value, realm=realm_tools.REALM, key=KEY, judge=judge, now_ms=now_ms)
+
+
+def in_realm(owner: Credentials = MEMBER, **changes: Any) -> Record:
+    return signed(owner, realm=realm_tools.REALM, with_chain=True, **changes)
+
+
+@pytest.mark.parametrize("endpoint", ["192.0.2.7:9443", None])
+def test_a_value_of_a_realm_brings_its_owners_certificates(endpoint: str | None) -> None:
+    record = believed(travelled(in_realm(endpoint=endpoint).to_value()), realm_judge(ROOT))
+    assert record.chain == MEMBER.chain_der
+    assert record.chain_bytes == sum(map(len, MEMBER.chain_der))
+    assert believed(travelled(record.to_value()), realm_judge(ROOT)) == record
+
+
+def test_where_nobody_asks_for_certificates_they_are_not_kept() -> None:
+    judge = TrustJudge(Trust.open(), realm=realm_tools.REALM)
+    value = travelled(in_realm().to_value())
+    assert believed(value, judge).chain == ()
+    assert believed(travelled(signed(realm=realm_tools.REALM).to_value()), judge).chain == ()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        signed(MEMBER, realm=realm_tools.REALM).to_value(),
+        in_realm(OWNER).to_value(),
+        in_realm(Authority.create(2).issue(7)).to_value(),
+        in_realm(ROOT.issue(7, names=["other.realm"])).to_value(),
+        in_realm(OWNER).to_value() | {"certificate_chain": list(MEMBER.chain_der)},
+        in_realm().to_value() | {"certificate_chain": []},
+    ],
+    ids=["no certificates", "self-signed", "other authority", "other realm", "another's certificate", "empty"],
+)
+def test_a_value_of_nobody_in_the_realm_is_not_believed(value: dict[str, object]) -> None:
+    with pytest.raises(TrustError) as caught:
+        believed(travelled(value), realm_judge(ROOT))
+    assert caught.value.code is ErrorCode.UNTRUSTED
+
+
+def test_a_value_is_worth_nothing_when_the_certificate_of_its_owner_has_expired() -> None:
+    soon = datetime.datetime.fromtimestamp(NOW_MS / 1000 + 60, datetime.UTC)
+    value = travelled(in_realm(ROOT.issue(7, end=soon)).to_value())
+    judge = realm_judge(ROOT)
+    believed(value, judge)
+    with pytest.raises(TrustError, match="expired"):
+        believed(value, judge, NOW_MS + 61_000)
+
+
+def test_a_forged_value_stays_one_whatever_certificates_come_with_it() -> None:
+    value = travelled(in_realm().to_value()) | {"seq": 8}
+    with pytest.raises(TrustError) as caught:
+        believed(value, realm_judge(ROOT))
+    assert caught.value.code is ErrorCode.BAD_PROOF
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [5, b"x", ["x"], [b"x", None], [b"x"] * (CHAIN_LENGTH_MAX + 1), [bytes(OWNER_CHAIN_BYTES_MAX + 1)], "abc"],
+    ids=lambda chain: type(chain).__name__ + str(len(chain) if isinstance(chain, list) else ""),
+)
+def test_certificates_of_another_shape_are_malformed(chain: object) -> None:
+    assert "certificate_chain" in refused_as_malformed(ARRIVED | {"certificate_chain": chain})
+
+
+def test_an_erlang_node_spells_no_certificates_as_an_empty_text() -> None:
+    assert read(ARRIVED | {"certificate_chain": ""}).chain == ()

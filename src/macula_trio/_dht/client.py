@@ -18,14 +18,16 @@ from macula_trio._dht.lookup import Lookup, ValueLookup
 from macula_trio._dht.storage import ValueStore, may_pass_on
 from macula_trio._dht.table import K, RoutingTable
 from macula_trio._events import EventBus
-from macula_trio._identity.record import Kind, Record, read_record
+from macula_trio._identity.record import Kind, Record, judge_record, read_trusted
+from macula_trio._identity.trust import TrustJudge
 from macula_trio._ids import ID_BYTES, Contact, NodeId
 from macula_trio._util import clip, format_endpoint, may_tell, numeric_endpoint
 from macula_trio._wire import messages as wire
 from macula_trio.abc import Link, LinkTransport, Message, ReplyT
 from macula_trio.errors import NotSent, PeerUnavailable, RemoteProtocolError, TrustError
 
-VALUES_PER_REPLY: Final = 64  # of at most 4 KiB each: well inside a frame; more follow by ``after``
+# Of at most 4 KiB, and 8 KiB of certificates, each: well inside a frame; more follow by ``after``.
+VALUES_PER_REPLY: Final = 64
 PAGES_MAX: Final = 64  # per node and lookup: 4,096 values, what one key may hold
 PATIENCE_MIN_S: Final = 0.25  # for the last answers of a lookup, when nobody else is left to ask
 PATIENCE_FACTOR: Final = 3  # or so many times what the slowest answer took: far nodes are not dead ones
@@ -76,6 +78,7 @@ class DhtClient:
       wall_clock_ms: Unix time, for expiry.
       random_bytes: for correlation ids.
       background: takes repairs.
+      judge: whose values count.
       settings: see `DhtSettings`.
     """
 
@@ -90,6 +93,7 @@ class DhtClient:
         wall_clock_ms: Callable[[], int],
         random_bytes: Callable[[int], bytes],
         background: Background,
+        judge: TrustJudge,
         settings: DhtSettings,
     ) -> None:
         self._own = own
@@ -100,6 +104,7 @@ class DhtClient:
         self._wall_clock_ms = wall_clock_ms
         self._random_bytes = random_bytes
         self._background = background
+        self._judge = judge
         self._settings = settings
         self._repairing = 0
         self.entry_points: dict[NodeId, Contact] = {}
@@ -230,9 +235,17 @@ class DhtClient:
         more, after = True, b""
         while more:
             page, more = self._store.get(key, self._wall_clock_ms(), kind=kind, after=after)
-            values += page
+            values += filter(self.is_trusted, page)
             after = page[-1].node_id if page else after
         return values
+
+    def is_trusted(self, record: Record) -> bool:
+        """Whether the owner of a value that was believed once is still let in, by its certificate too."""
+        try:
+            judge_record(record, self._judge, self._wall_clock_ms())
+        except TrustError:
+            return False
+        return True
 
     def _verified(
         self, teller: Contact, key: bytes, kind: Kind | None, values: tuple[Mapping[str, object], ...]
@@ -240,7 +253,9 @@ class DhtClient:
         found: list[Record] = []
         for value in values[:VALUES_PER_REPLY]:
             try:
-                record = read_record(value, realm=self._settings.realm, key=key)
+                record = read_trusted(
+                    value, realm=self._settings.realm, key=key, judge=self._judge, now_ms=self._wall_clock_ms()
+                )
             except (RemoteProtocolError, TrustError) as exc:
                 self._events.emit("dht.value_refused", peer=teller.node_id.hex(), key=key.hex(), reason=clip(str(exc)))
                 continue

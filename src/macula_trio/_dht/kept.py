@@ -11,7 +11,8 @@ from functools import partial
 from typing import Final
 
 from macula_trio._dht.storage import Slot, ValueStore, may_pass_on, slot_of
-from macula_trio._identity.record import Record, read_record
+from macula_trio._identity.record import Record, read_trusted
+from macula_trio._identity.trust import TrustJudge
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import decode_frame, decode_message, encode_message
 from macula_trio._wire.frame import Frame
@@ -34,31 +35,32 @@ def _keep(storage: Storage, key: bytes, slot: Slot, record: Record | None) -> No
     storage.put(TABLE, key + owner + kind.encode(), frame)
 
 
-def reload(store: ValueStore[Record], storage: Storage, *, realm: str, now_ms: int) -> None:
+def reload(store: ValueStore[Record], storage: Storage, *, realm: str, judge: TrustJudge, now_ms: int) -> None:
     """Hold what was kept again; what has expired, or has no room any more, is dropped from the storage.
 
     So is what may not be passed on: nobody remembers since when we hold it, and with a new start of its time at every
     restart it would never end.
     """
-    for record in kept(storage, realm=realm):
+    for record in kept(storage, realm=realm, judge=judge, now_ms=now_ms):
         if not (may_pass_on(record, now_ms) and store.put(record, now_ms).stored):
             _keep(storage, record.key, slot_of(record), None)
 
 
-def kept(storage: Storage, *, realm: str) -> list[Record]:
-    """The values that a storage holds; what cannot be read is dropped from it, and told in the log."""
+def kept(storage: Storage, *, realm: str, judge: TrustJudge, now_ms: int) -> list[Record]:
+    """The values that a storage holds; what cannot be read or trusted is dropped from it, and told in the log."""
     records: list[Record] = []
     for name, frame in storage.items(TABLE):
         try:
-            records.append(_read(frame, realm))
+            message = _read(frame)
+            records.append(read_trusted(message.value, realm=realm, key=message.key, judge=judge, now_ms=now_ms))
         except (RemoteProtocolError, TrustError) as exc:
-            logger.warning("dropped a stored value that cannot be read: %s", exc)
+            logger.warning("dropped a stored value: %s", exc)
             storage.put(TABLE, name, None)
     return records
 
 
-def _read(data: bytes, realm: str) -> Record:
+def _read(data: bytes) -> wire.Store:
     message = decode_message(Frame(*decode_frame(data)))
     if not isinstance(message, wire.Store):
         raise TrustError("not a STORE frame")
-    return read_record(message.value, realm=realm, key=message.key)
+    return message

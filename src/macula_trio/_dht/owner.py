@@ -19,6 +19,7 @@ from macula_trio._dht.table import K
 from macula_trio._events import EventBus
 from macula_trio._identity.keys import Credentials
 from macula_trio._identity.record import Kind, Record, read_record, sign_record
+from macula_trio._identity.trust import TrustJudge
 from macula_trio._ids import Contact, NodeId, distance
 from macula_trio._util import clip
 from macula_trio._wire import messages as wire
@@ -47,6 +48,7 @@ class StoreReport:
     ``rate``: we have stored too much there within the last minute.  Later works.
     ``too_large``: more bytes than it takes.
     ``leaf``: it is a one-shot client and holds nothing.
+    ``untrusted``: its trust policy does not let us in, or no more: our certificate may have expired.
     ``malformed``, ``bad_signature``: it cannot read the value, or does not believe that it is ours: a node of another
         version, or a liar.
     Any other text is that of a node that knows other reasons; ``refused`` is one that gave none.
@@ -113,6 +115,7 @@ class ValueOwner:
       store: what we hold ourselves.
       events: where stores are told.
       wall_clock_ms: Unix time, for versions and expiry.
+      judge: whether values carry certificates here.
       settings: see `DhtSettings`.
     """
 
@@ -124,6 +127,7 @@ class ValueOwner:
         store: ValueStore[Record],
         events: EventBus,
         wall_clock_ms: Callable[[], int],
+        judge: TrustJudge,
         settings: DhtSettings,
     ) -> None:
         self._credentials = credentials
@@ -132,6 +136,7 @@ class ValueOwner:
         self._store = store
         self._events = events
         self._wall_clock_ms = wall_clock_ms
+        self._judge = judge
         self._settings = settings
         self._signed: dict[_Place, _Signed] = {}
 
@@ -176,6 +181,7 @@ class ValueOwner:
             metadata=metadata,
             seq=seq,
             expires_ms=expires_ms,
+            with_chain=self._judge.trust.wants_certificates,
         )
 
     def _sign_next(

@@ -14,11 +14,12 @@ from macula_trio._dht.quota import Peer, PeerQuotas, Request
 from macula_trio._dht.storage import ValueStore
 from macula_trio._dht.table import K, RoutingTable
 from macula_trio._events import EventBus
-from macula_trio._identity.record import Record, read_record
+from macula_trio._identity.record import Record, read_trusted
+from macula_trio._identity.trust import TrustJudge
 from macula_trio._util import clip
 from macula_trio._wire import messages as wire
 from macula_trio.abc import Link, LinkTransport
-from macula_trio.errors import RemoteProtocolError, TrustError
+from macula_trio.errors import ErrorCode, RemoteProtocolError, TrustError
 
 
 class DhtServer:
@@ -31,6 +32,7 @@ class DhtServer:
       events: where values and refusals are told.
       wall_clock_ms: Unix time, for expiry.
       realm: for which values must be signed.
+      judge: whose values count.
       leaf: whether we hold nothing.
     """
 
@@ -43,6 +45,7 @@ class DhtServer:
         events: EventBus,
         wall_clock_ms: Callable[[], int],
         realm: str,
+        judge: TrustJudge,
         leaf: bool,
     ) -> None:
         self._transport = transport
@@ -51,6 +54,7 @@ class DhtServer:
         self._events = events
         self._wall_clock_ms = wall_clock_ms
         self._realm = realm
+        self._judge = judge
         self._leaf = leaf
         self._quotas = PeerQuotas()
         transport.handle(wire.FindNode, self._on_find_node)
@@ -112,13 +116,14 @@ class DhtServer:
         """Store what a peer sent; gives the reason of a refusal, and what we hold instead."""
         if self._leaf:
             return "leaf", None
+        now_ms = self._wall_clock_ms()
         try:
-            record = read_record(value, realm=self._realm, key=key)
+            record = read_trusted(value, realm=self._realm, key=key, judge=self._judge, now_ms=now_ms)
         except (RemoteProtocolError, TrustError) as exc:
             peer = None if link.node_id is None else link.node_id.hex()
             self._events.emit("dht.value_refused", peer=peer, key=key.hex(), reason=clip(str(exc)))
-            return "malformed" if isinstance(exc, RemoteProtocolError) else "bad_signature", None
-        verdict = self._store.put(record, self._wall_clock_ms())
+            return _reason(exc), None
+        verdict = self._store.put(record, now_ms)
         self._events.emit(
             "dht.value_received",
             key=key.hex(),
@@ -136,6 +141,12 @@ class DhtServer:
             for contact in found
             if contact.node_id != link.node_id
         )[:K]
+
+
+def _reason(error: RemoteProtocolError | TrustError) -> str:
+    if isinstance(error, RemoteProtocolError):
+        return "malformed"
+    return "untrusted" if error.code is ErrorCode.UNTRUSTED else "bad_signature"
 
 
 def _peer(link: Link) -> Peer:

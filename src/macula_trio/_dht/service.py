@@ -24,6 +24,7 @@ from macula_trio._dht.table import RoutingTable, id_in_bucket
 from macula_trio._events import EventBus
 from macula_trio._identity.keys import Credentials
 from macula_trio._identity.record import Kind, Record
+from macula_trio._identity.trust import TrustJudge
 from macula_trio._ids import ID_BYTES, Contact, NodeId, distance
 from macula_trio._peer.handshake import LEAF
 from macula_trio._util import format_endpoint, may_tell, numeric_endpoint
@@ -77,6 +78,7 @@ class DhtService:
       random_bytes: for correlation ids and refresh targets.
       random_fraction: a random number in [0, 1), for jitter.
       resolve: gives the numeric form of an endpoint that names its host; raises `OSError`.
+      judge: whose values count.
       settings: see `DhtSettings`.
       storage: keeps the values that we hold over a restart.
     """
@@ -91,6 +93,7 @@ class DhtService:
         random_bytes: Callable[[int], bytes],
         random_fraction: Callable[[], float],
         resolve: Callable[[str], Awaitable[str]],
+        judge: TrustJudge,
         settings: DhtSettings,
         storage: Storage,
     ) -> None:
@@ -101,10 +104,11 @@ class DhtService:
         self._wall_clock_ms = wall_clock_ms
         self._random_bytes = random_bytes
         self._random_fraction = random_fraction
+        self._judge = judge
         self._settings = settings
         self._table = RoutingTable(self._own)
         self._values = ValueStore[Record](keeper(storage))
-        reload(self._values, storage, realm=settings.realm, now_ms=wall_clock_ms())
+        reload(self._values, storage, realm=settings.realm, judge=judge, now_ms=wall_clock_ms())
         self._bootstraps = [entry for entry in settings.bootstraps if entry.endpoint != settings.endpoint]
         self._checking: dict[NodeId, None] = {}
         self._joined = trio.Event()
@@ -121,6 +125,7 @@ class DhtService:
             wall_clock_ms=wall_clock_ms,
             random_bytes=random_bytes,
             background=self._background,
+            judge=judge,
             settings=settings,
         )
         self.client.doubt = lambda contact: self._start_check(contact, self._check_alive)
@@ -130,6 +135,7 @@ class DhtService:
             store=self._values,
             events=events,
             wall_clock_ms=wall_clock_ms,
+            judge=judge,
             settings=settings,
         )
         self._hand_over = HandOver(
@@ -146,6 +152,7 @@ class DhtService:
             events=events,
             wall_clock_ms=wall_clock_ms,
             realm=settings.realm,
+            judge=judge,
             leaf=settings.leaf,
         )
         self._advertiser = Advertiser(
@@ -185,6 +192,15 @@ class DhtService:
     def stored_values(self) -> list[Record]:
         """What we hold."""
         return list(self._values.items(self._wall_clock_ms()))
+
+    def judge_again(self) -> None:
+        """Forget the nodes and drop the values that the trust policy lets in no more."""
+        for contact in self._table.contacts():
+            try:
+                self._judge.judge_id(contact.node_id)
+            except TrustError:
+                self.client.forget(contact.node_id)
+        self._values.drop(lambda record: not self.client.is_trusted(record))
 
     # -- who is there -------------------------------------------------------------------------------------------
 
@@ -328,6 +344,7 @@ class DhtService:
             await trio.sleep(pause_s * (1 - 0.2 * self._random_fraction()))
             pause_s = min(2 * pause_s, REFRESH_S)
             self._values.expire(self._wall_clock_ms())
+            self.judge_again()  # certificates of owners expire too
             await self.client.find_node(self._own)
             for index in self._table.stale_buckets(trio.current_time(), REFRESH_S):
                 await self.client.find_node(id_in_bucket(self._own, index, self._random_bytes(ID_BYTES)))

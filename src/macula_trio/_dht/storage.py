@@ -76,6 +76,11 @@ class StoredValue(Versioned, Protocol):
         ...
 
     @property
+    def chain_bytes(self) -> int:
+        """Of its owner's certificates, held beside it."""
+        ...
+
+    @property
     def withdrawn(self) -> bool:
         """Whether this is a tombstone: it takes its slot like any value, so that older ones stay away."""
         ...
@@ -139,7 +144,7 @@ class _Held(Generic[AnyStored]):
 
     @property
     def cost(self) -> int:
-        return self.value.size + OVERHEAD_BYTES
+        return self.value.size + self.value.chain_bytes + OVERHEAD_BYTES
 
 
 @attrs.define(eq=False)
@@ -234,6 +239,18 @@ class ValueStore(Generic[AnyStored]):
                 self._drop(entry[1], entry[2])
                 dropped += 1
         return dropped
+
+    def drop(self, is_unwanted: Callable[[AnyStored], bool]) -> int:
+        """Drop values for another reason than their age; tell how many."""
+        unwanted = [
+            (key, slot)
+            for key, shelf in self._shelves.items()
+            for slot, held in shelf.held.items()
+            if is_unwanted(held.value)
+        ]
+        for key, slot in unwanted:
+            self._drop(key, slot)
+        return len(unwanted)
 
     @property
     def next_expiry_ms(self) -> int | None:

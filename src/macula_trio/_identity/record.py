@@ -12,7 +12,8 @@ from typing import Final, Literal, TypeAlias, TypeVar
 
 import attrs
 
-from macula_trio._identity.keys import Credentials, load_spki, node_id_of, verify
+from macula_trio._identity.keys import CHAIN_LENGTH_MAX, Credentials, load_spki, node_id_of, verify
+from macula_trio._identity.trust import OWNER_CHAIN_BYTES_MAX, TrustJudge
 from macula_trio._ids import ID_BYTES, NodeId
 from macula_trio._wire.codec import pack_canonical, unpack_map
 from macula_trio.errors import ErrorCode, LocalProtocolError, RemoteProtocolError, TrustError
@@ -44,6 +45,7 @@ class Record:
       signature: by that key.
       digest: SHA-256 of what was signed; decides between two values of one ``seq``.
       size: bytes that were signed.
+      chain: the owner's certificates, leaf first, DER; beside what is signed, because they say who the signer is.
     """
 
     key: bytes
@@ -57,6 +59,12 @@ class Record:
     signature: bytes
     digest: bytes
     size: int
+    chain: tuple[bytes, ...] = ()
+
+    @property
+    def chain_bytes(self) -> int:
+        """How long the certificates are."""
+        return sum(map(len, self.chain))
 
     @property
     def withdrawn(self) -> bool:
@@ -65,7 +73,7 @@ class Record:
 
     def to_value(self) -> dict[str, object]:
         """The map that travels in STORE and FIND_VALUE_REPLY."""
-        return {
+        value: dict[str, object] = {
             "kind": self.kind,
             "node_id": self.node_id,
             "endpoint": self.endpoint,
@@ -75,6 +83,9 @@ class Record:
             "public_key": self.spki,
             "signature": self.signature,
         }
+        if self.chain:
+            value["certificate_chain"] = list(self.chain)
+        return value
 
 
 def check_metadata(metadata: Mapping[str, object]) -> None:
@@ -132,8 +143,9 @@ def sign_record(
     metadata: Mapping[str, object],
     seq: int,
     expires_ms: int,
+    with_chain: bool = False,
 ) -> Record:
-    """Make a value of ours.
+    """Make a value of ours, with our certificates where others ask for them.
 
     Raises:
       LocalProtocolError: ``metadata`` cannot be encoded, is too deep or has too many elements.
@@ -164,7 +176,41 @@ def sign_record(
         signature=owner.sign(data),
         digest=hashlib.sha256(data).digest(),
         size=len(data),
+        chain=owner.chain_der if with_chain else (),
     )
+
+
+def read_trusted(value: Mapping[str, object], *, realm: str, key: bytes, judge: TrustJudge, now_ms: int) -> Record:
+    """Check a value that a peer sent as `read_record` does, and that its owner is one whom the trust policy lets in.
+
+    Raises:
+      RemoteProtocolError: malformed.
+      TrustError: not its owner's, or its owner is nobody to us; ``code`` is then `ErrorCode.UNTRUSTED`.
+    """
+    record = read_record(value, realm=realm, key=key)
+    judge_record(record, judge, now_ms)
+    # What nobody here asks for is not worth its place.
+    return attrs.evolve(record, chain=()) if record.chain and not judge.trust.wants_certificates else record
+
+
+def judge_record(record: Record, judge: TrustJudge, now_ms: int) -> None:
+    """Check that the owner of a value is one whom the trust policy lets in now.
+
+    Raises:
+      TrustError: it is not.
+    """
+    judge.judge_owner(record.node_id, record.spki, record.chain, endpoint=record.endpoint, now_ms=now_ms)
+
+
+def _chain(value: Mapping[str, object]) -> tuple[bytes, ...]:
+    chain = value.get("certificate_chain")
+    if chain is None or chain == "":  # how Erlang spells an empty list
+        return ()
+    if not isinstance(chain, list) or not all(isinstance(item, bytes) for item in chain):
+        raise RemoteProtocolError("value: certificate_chain is not a list of bytes", code=ErrorCode.BAD_VALUE)
+    if len(chain) > CHAIN_LENGTH_MAX or sum(map(len, chain)) > OWNER_CHAIN_BYTES_MAX:
+        raise RemoteProtocolError("value: certificate_chain is too long", code=ErrorCode.BAD_VALUE)
+    return tuple(chain)
 
 
 def _field(value: Mapping[str, object], name: str, kind: type[_T]) -> _T:
@@ -181,7 +227,7 @@ def read_record(value: Mapping[str, object], *, realm: str, key: bytes) -> Recor
       RemoteProtocolError: malformed.
       TrustError: the key is not the owner's, or the signature does not match.
     """
-    kind = _KINDS.get(_field(value, "kind", bytes))
+    kind, chain = _KINDS.get(_field(value, "kind", bytes)), _chain(value)
     node_id, spki = _field(value, "node_id", bytes), _field(value, "public_key", bytes)
     seq, expires_ms = _field(value, "seq", int), _field(value, "expires_ms", int)
     signature, metadata = _field(value, "signature", bytes), _field(value, "metadata", dict)
@@ -221,4 +267,5 @@ def read_record(value: Mapping[str, object], *, realm: str, key: bytes) -> Recor
         signature=signature,
         digest=hashlib.sha256(data).digest(),
         size=len(data),
+        chain=chain,
     )

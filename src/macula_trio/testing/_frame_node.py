@@ -54,17 +54,18 @@ class FrameNode:
         self._is_open = False
         self._crashed = trio.Event()
         endpoint = network.endpoint_of(name)
+        party = LocalParty(
+            credentials=credentials,
+            instance=chance.randbytes(INSTANCE_BYTES),
+            realm=config.realm,
+            trust=config.trust,
+            capabilities=(LEAF, MSGPACK) if config.leaf else (MSGPACK,),
+            endpoint=endpoint,
+        )
         self._transport = FrameTransport(
             network,
             name,
-            party=LocalParty(
-                credentials=credentials,
-                instance=chance.randbytes(INSTANCE_BYTES),
-                realm=config.realm,
-                trust=config.trust,
-                capabilities=(LEAF, MSGPACK) if config.leaf else (MSGPACK,),
-                endpoint=endpoint,
-            ),
+            party=party,
             events=self._events,
             dial_deadline_s=config.dial_deadline_s,
             keepalive_s=config.keepalive_s,
@@ -78,6 +79,7 @@ class FrameNode:
             random_bytes=chance.randbytes,
             random_fraction=chance.random,
             resolve=_resolve,
+            judge=party.judge,
             settings=DhtSettings(
                 realm=config.realm,
                 endpoint=endpoint,

@@ -16,6 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from realm_tools import NAME, REALM, SERVER, Authority, usage
 
 import macula_trio as macula
+from macula_trio._identity.record import sign_record
 from macula_trio.testing import SimNetwork, open_mesh
 from macula_trio.testing._mesh import sim_identity
 from macula_trio.testing.network import EPOCH_MS
@@ -271,13 +272,14 @@ async def test_a_list_that_is_read_again_ends_the_links_of_those_who_are_gone(
         assert {peer.node_id for peer in one.peers()} == {two.node_id}
         await trio.sleep(1)
         assert one.node_id not in {peer.node_id for peer in three.peers()}
-        with pytest.raises(macula.TrustError):
+        with pytest.raises(macula.MeshError, match="not on our list|in vain"):  # it has tried by itself, too
             await three.ping(macula.Contact(node_id=one.node_id, endpoint=one.endpoint))
         file.write_text("nonsense\n")
         with pytest.raises(macula.TrustError, match="line 1"):
             one.reload_trust()
         assert {peer.node_id for peer in one.peers()} == {two.node_id}, "the policy stays as it was"
         one.reload_trust(macula.Trust.open())
+        await trio.sleep(61)  # virtual: a minute after its attempts in vain
         await three.ping(macula.Contact(node_id=one.node_id, endpoint=one.endpoint))
 
 
@@ -301,9 +303,10 @@ async def test_who_is_blocked_is_cut_off_at_once_and_until_unblocked(autojump_cl
         with pytest.raises(macula.MeshError):
             await one.call("test.add", {"a": 1, "b": 2})
         assert await two.call("test.add", {"a": 1, "b": 2}) == 3, "others decide for themselves"
-        with pytest.raises(macula.TrustError, match="blocked"):
+        with pytest.raises(macula.MeshError, match="blocked|in vain"):
             await three.ping(macula.Contact(node_id=one.node_id, endpoint=one.endpoint))
         one.unblock(three.node_id)
+        await trio.sleep(61)
         await three.ping(macula.Contact(node_id=one.node_id, endpoint=one.endpoint))
         with pytest.raises(ValueError, match="itself"):
             one.block(one.node_id)
@@ -354,3 +357,72 @@ async def test_two_nodes_with_one_key_do_not_fight(autojump_clock: Clock) -> Non
                     await late.ping(target)
             await first(told, "identity_conflict")
             await first(seen, "identity_conflict")
+
+
+# -- values ----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_values_of_who_is_blocked_are_gone_and_refused(autojump_clock: Clock) -> None:
+    async with a_mesh(macula.Trust.open(), 3) as (_, (one, two, three)), three.advertise("test.add", add):
+        assert any(value.node_id == three.node_id for value in one.stored_values())
+        one.block(three.node_id)
+        assert not any(value.node_id == three.node_id for value in one.stored_values())
+        assert await one.find_providers("test.add") == [], "not even when others hold and tell it"
+        assert [c.node_id for c in await two.find_providers("test.add")] == [three.node_id]
+        with pytest.raises(macula.NoProviders):
+            await one.call("test.add", {"a": 1, "b": 2})
+        record = next(value for value in two.stored_values() if value.node_id == three.node_id)
+        reply = await two._dht.client.put_at(macula.Contact(node_id=one.node_id, endpoint=one.endpoint), record)
+        assert (reply.result, reply.reason) == ("error", "untrusted")
+
+
+async def test_a_member_does_not_bring_in_the_values_of_others(autojump_clock: Clock) -> None:
+    """Who is let in may well hold and pass on what a stranger signed."""
+    async with a_mesh(macula.Trust.realm(ROOT.pem), 2, identity_of=ROOT.issue) as (network, (one, two)):
+        key = macula.dht_key("test.add")
+        strangers = [sim_identity(66), Authority.create(2).issue(66), ROOT.issue(66, names=["other.realm"])]
+        target = macula.Contact(node_id=one.node_id, endpoint=one.endpoint)
+        for stranger in strangers:
+            for with_chain in (True, False):
+                record = sign_record(
+                    stranger,
+                    realm=REALM,
+                    key=key,
+                    kind="service",
+                    endpoint="10.6.6.6:6",
+                    metadata={},
+                    seq=network.wall_clock_ms(),
+                    expires_ms=network.wall_clock_ms() + 60_000,
+                    with_chain=with_chain,
+                )
+                reply = await two._dht.client.put_at(target, record)
+                assert (reply.result, reply.reason) == ("error", "untrusted")
+                assert two._dht._values.put(record, network.wall_clock_ms()).stored  # it keeps it itself
+                assert await one.find_providers("test.add") == [], "and tells it"
+                two._dht._values.drop(lambda _held: True)
+        assert one.stored_values() == []
+
+
+async def test_the_values_of_a_member_end_with_its_certificate(autojump_clock: Clock) -> None:
+    soon = datetime.datetime.fromtimestamp(EPOCH_MS / 1000 + 100, datetime.UTC)
+    async with a_mesh(macula.Trust.realm(ROOT.pem), 2, identity_of=ROOT.issue) as (network, (one, two)):
+        visitor = ROOT.issue(9, end=soon)
+        visiting = config(macula.Trust.open(), value_ttl_s=3000)
+        async with macula.open_node(visiting, identity=visitor, network=network) as node:
+            node._party.judge.change(macula.Trust.realm(ROOT.pem))  # its values carry its certificates
+            report = await node.store(bytes(32), {})
+            assert set(report.stored) >= {one.node_id, two.node_id}
+        assert len(await one.find_value(bytes(32))) == 1
+        await trio.sleep(101)
+        assert await one.find_value(bytes(32)) == []
+        assert await two.find_value(bytes(32)) == []
+        await trio.sleep(700)
+        assert one.stored_values() == [], "dropped at the next refresh, long before its own time is over"
+
+
+async def test_a_report_says_that_replicas_do_not_trust_us(autojump_clock: Clock) -> None:
+    async with a_mesh(macula.Trust.open(), 3) as (_, (one, two, three)):
+        one._party.judge.change(macula.Trust.realm(ROOT.pem))  # its links stay: only values are judged anew
+        report = await three.store(bytes(32), {})
+        assert report.refused == {one.node_id: "untrusted"}
+        assert set(report.stored) == {two.node_id, three.node_id}

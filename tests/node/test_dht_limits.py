@@ -7,13 +7,16 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+from quic_tools import connect_bare, host, open_endpoint
 
 import macula_trio as macula
 from macula_trio import Contact, abc, dht_key
 from macula_trio._dht.quota import QUERIES_BURST, STORES_BURST
 from macula_trio._dht.storage import KEYS_PER_OWNER_MAX
 from macula_trio._identity.record import sign_record
+from macula_trio._util import parse_endpoint
 from macula_trio._wire import messages as wire
+from macula_trio.errors import ErrorCode
 from macula_trio.testing import SimNetwork, open_mesh, open_world
 from macula_trio.testing._frame_node import open_frame_mesh
 
@@ -103,6 +106,20 @@ async def test_an_allowance_is_forgotten_with_the_last_link(autojump_clock: Cloc
             link.close()
         await trio.sleep(1)
         assert len(quotas) == 0
+
+
+async def test_a_peer_that_proves_nothing_is_counted_by_its_address(autojump_clock: Clock) -> None:
+    network = SimNetwork()
+    config = macula.NodeConfig(realm=REALM, trust=macula.Trust.unverified())
+    async with open_mesh(1, network=network, config=config) as (node,), open_endpoint(network, 7) as stranger:
+        recorder = await connect_bare(stranger, parse_endpoint(node.endpoint))
+        recorder.say(wire.FindNode(target=KEY, correlation_id=ID))
+        await trio.sleep(0.1)
+        assert isinstance(recorder.heard()[-1], wire.FindNodeReply)
+        assert list(node._dht._server._quotas._allowances) == [host(7)[0]]
+        recorder.connection.close(ErrorCode.NORMAL)
+        await trio.sleep(1)
+        assert len(node._dht._server._quotas) == 0
 
 
 async def test_a_node_with_all_the_adverts_that_it_may_have_is_not_limited(autojump_clock: Clock) -> None:

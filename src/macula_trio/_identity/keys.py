@@ -66,7 +66,7 @@ def load_spki(spki_der: bytes) -> PublicKey:
         raise TrustError(f"public key of {len(spki_der)} bytes, limit {SPKI_BYTES_MAX}")
     try:
         return _accepted(serialization.load_der_public_key(spki_der))
-    except (ValueError, UnsupportedAlgorithm) as exc:
+    except (ValueError, UnsupportedAlgorithm, Warning) as exc:  # a warning where `python -W error` makes it one
         raise TrustError(f"public key is malformed: {exc}") from exc
 
 
@@ -82,7 +82,7 @@ def load_chain(chain_der: Sequence[bytes]) -> PublicKey:
         raise TrustError(f"certificate chain of {len(chain_der)}, must be 1 to {CHAIN_LENGTH_MAX}")
     try:
         return _accepted(x509.load_der_x509_certificate(chain_der[0]).public_key())
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as exc:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, Warning) as exc:  # as in `load_spki`
         raise TrustError(f"certificate is malformed: {exc}") from exc
 
 

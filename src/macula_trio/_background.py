@@ -125,12 +125,19 @@ def prefer_body_error(group: BaseExceptionGroup[BaseException], body_error: Base
     urgent = group.subgroup((KeyboardInterrupt, SystemExit))
     if urgent is not None:
         return sole_leaf(urgent)
-    if body_error is not None and not isinstance(body_error, trio.Cancelled):
+    if body_error is not None and not _is_cancellation(body_error):
         return body_error
     _, failures = group.split(trio.Cancelled)
     if failures is None:
         return group if body_error is None else body_error
     return sole_leaf(failures)
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    """Whether there is nothing but Trio's Cancelled in it; out of a nursery in the body comes a group of them."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1] is None
+    return isinstance(error, trio.Cancelled)
 
 
 def sole_leaf(error: BaseException) -> BaseException:

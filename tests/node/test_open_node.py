@@ -66,6 +66,28 @@ async def test_a_bug_in_a_task_of_the_node_arrives_unwrapped(
     assert network.bound == []
 
 
+def test_a_bug_in_a_task_of_the_node_arrives_although_the_body_has_tasks_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = SimNetwork()
+
+    def fail(*_args: object) -> None:
+        raise Oops
+
+    async def main() -> None:
+        async with open_mesh(2, network=network) as (one, other), trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            assert one._quic is not None
+            monkeypatch.setattr(one._quic, "_route", fail)
+            await other.find_node(bytes(32))
+            await trio.sleep_forever()
+
+    # Not as an async test: out of one, the Cancelled that came here instead of the bug would count as success.
+    with pytest.raises(Oops):
+        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert network.bound == []
+
+
 async def test_a_port_in_use_is_one_clear_line(autojump_clock: Clock) -> None:
     network = SimNetwork()
     async with macula.open_node(config(), network=network):

@@ -25,7 +25,7 @@ TARGETS: Final = ("frames", "handshakes", "dht", "hellos")
 VECTORS: Final = Path(__file__).parents[1] / "vectors"
 
 ID, KEY = bytes(range(16)), bytes(range(32))
-_ROUTE: Final = {"destination_node_id": KEY, "source_node_id": KEY, "hop_count": 0, "max_hops": 10}
+_ROUTE: Final[dict[str, Any]] = {"destination_node_id": KEY, "source_node_id": KEY, "hop_count": 0, "max_hops": 10}
 _PUBLISH: Final = wire.Publish(topic="a.b", payload=b"{}", message_id=ID, qos=1, headers={"a": "b"}, expires_ms=9)
 _CALL: Final = wire.Call(call_id=ID, procedure="a.b", args=b"[1]", timeout=5, headers={"a": "b"}, content_type="x")
 _HELLO: Final[dict[str, Any]] = {

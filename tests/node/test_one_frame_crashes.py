@@ -78,9 +78,9 @@ class Scene:
     answered: trio.Event = attrs.field(factory=trio.Event)
 
     async def wait_answers(self, count: int) -> None:
-        with trio.fail_after(REACTION_S):
-            for _ in range(count):
-                self.answered = trio.Event()
+        for _ in range(count):
+            self.answered = trio.Event()
+            with trio.fail_after(REACTION_S):
                 await self.answered.wait()
 
     async def assert_refused(self, code: ErrorCode) -> None:

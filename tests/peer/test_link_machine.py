@@ -53,7 +53,7 @@ OWN, PEER = party(1), party(2)
 US: Final = RemoteParty(node_id=OWN.credentials.node_id, verified=True)
 
 
-def hello(is_dialed: bool, binding: bytes = BINDING, **changes: Any) -> Message:
+def hello(is_dialed: bool, binding: bytes = BINDING, **changes: Any) -> wire.Connect | wire.Pong:
     """What the other side introduces itself by: PONG when we dialed it, else CONNECT."""
     who = party(2, **changes)
     if is_dialed:
@@ -160,6 +160,7 @@ class Links(RuleBasedStateMachine):
         self.link.handshake_completed()
         self.fresh = True  # nothing was said yet
         self.half_said: set[int] = set()  # streams on which a frame has begun
+        self.rest = b""  # of an introduction that has begun
         self.was_introduced = False  # by a whole good hello, wherever it was said
         self.at_the_end: tuple[object, ...] | None = None
 
@@ -175,6 +176,8 @@ class Links(RuleBasedStateMachine):
     def hear(self, stream_id: int, data: bytes, cuts: list[int], *, end: bool = False) -> None:
         """What the pump does with the bytes of a stream: it stops when the connection is lost."""
         self.fresh = False
+        if stream_id == CONTROL_STREAM:
+            self.rest = b""  # whatever was begun goes on otherwise
         edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
         pieces = [data[start:stop] for start, stop in itertools.pairwise(edges)] or [b""]
         for number, piece in enumerate(pieces):
@@ -196,6 +199,27 @@ class Links(RuleBasedStateMachine):
             assert self.link.verified
             assert self.link.node_id == PEER.credentials.node_id
             assert self.handled == behind
+
+    @precondition(lambda self: self.fresh and not self.connection.is_lost)
+    @rule(cut=st.integers(1, 400), stream_id=STREAMS)
+    def begin_to_introduce_itself(self, cut: int, stream_id: int) -> None:
+        good = GOOD[self.connection.is_dialed]
+        cut = min(cut, len(good) - 1)
+        self.hear(stream_id, good[:cut], [])
+        assert self.link.is_closed == (stream_id != CONTROL_STREAM and not self.is_unverified)
+        self.half_said.add(stream_id)
+        self.rest = good[cut:] if stream_id == CONTROL_STREAM else b""
+
+    @precondition(lambda self: self.rest and not self.connection.is_lost)
+    @rule(cuts=cuts, behind=st.lists(st.sampled_from(HANDLED), max_size=2))
+    def introduce_itself_to_the_end(self, cuts: list[int], behind: list[Message]) -> None:
+        self.was_introduced = True
+        was_connecting, before = self.link._state is LinkState.CONNECTING, len(self.handled)
+        self.half_said.discard(CONTROL_STREAM)
+        self.hear(CONTROL_STREAM, self.rest + b"".join(map(encode_message, behind)), cuts)
+        if was_connecting:
+            assert self.link.verified
+            assert self.handled[before:] == behind
 
     @alive
     @rule(stream_id=STREAMS, bad=st.sampled_from(BAD), cuts=cuts)
@@ -320,7 +344,7 @@ class Links(RuleBasedStateMachine):
 
 def test_any_sequence_of_bytes_leaves_a_link_in_order() -> None:
     run_inside_trio(
-        lambda: run_state_machine_as_test(Links, settings=settings(max_examples=80, stateful_step_count=15))
+        lambda: run_state_machine_as_test(Links, settings=settings(max_examples=150, stateful_step_count=15))
     )
 
 

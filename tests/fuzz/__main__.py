@@ -92,7 +92,7 @@ class Campaign:
     def _stop(self) -> None:
         """The time is over.  The fuzzer would end the process without a word of Python's, so we do it."""
         print(f"{self._name}: {self._executions} executions, found nothing", flush=True)
-        shutil.rmtree(self._corpus)
+        shutil.rmtree(self._corpus, ignore_errors=True)
         os._exit(0)
 
 

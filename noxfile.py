@@ -22,6 +22,10 @@ SCENARIO_NAMES = sorted(path.stem for path in SCENARIOS.glob("*.py"))
 # Too long for every day; `nox -s scenarios_all` has them.
 LONG_SCENARIOS = {"store_fanout", "thousand_nodes", "thundering_join"}
 
+FUZZ_PYTHON = "3.13"  # atheris has wheels for 3.11 to 3.13
+FUZZ_TARGETS = ["frames", "handshakes", "dht", "hellos"]
+FUZZ_FOUND = 77  # libFuzzer's exit code
+
 # flake8-async checks what ruff cannot see.
 ASYNC_RULES = ["--enable=ASYNC1,ASYNC2,ASYNC3,ASYNC9"]
 ASYNC_DISABLED = [
@@ -130,6 +134,21 @@ def golden(session: nox.Session) -> None:
     for name in session.posargs or SCENARIO_NAMES:
         path, golden = SCENARIOS / f"{name}.py", SCENARIOS / "golden" / f"{name}.jsonl"
         session.run("macula-trio", "replay", str(path), "--trace", str(golden))
+
+
+@nox.session(python=FUZZ_PYTHON)
+def fuzz(session: nox.Session) -> None:
+    """Fuzz with atheris, each target for a minute; `-- --seconds N` for N seconds, `-- frames` only this one."""
+    install_wheel(session, *group("fuzz"))
+    chosen = [name for name in session.posargs if name in FUZZ_TARGETS]
+    options = [part for part in session.posargs if part not in FUZZ_TARGETS]
+    findings = ROOT / ".nox" / "findings"
+    for name in chosen or FUZZ_TARGETS:
+        command = ("python", str(ROOT / "tests" / "fuzz"), name, "--findings", str(findings), *options)
+        session.run(*command, success_codes=[0, FUZZ_FOUND])  # found or not, the others have their turn
+    found = sorted(path.name for path in findings.glob("*"))
+    if found:
+        session.error(f"findings in {findings}: {', '.join(found)}; mend the bug, keep the input in a test, delete it")
 
 
 @nox.session

@@ -4,20 +4,17 @@ from typing import Final
 
 import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from macula_trio._dht import storage
 from macula_trio._dht.storage import (
-    HOLD_MAX_MS,
     OVERHEAD_BYTES,
     SKEW_MS,
     TTL_MAX_MS,
     VALUE_BYTES_MAX,
     ValueStore,
     Verdict,
-    may_pass_on,
     merge,
 )
 from macula_trio._ids import ID_BYTES, NodeId
@@ -310,91 +307,6 @@ def test_all_pages_together_are_everything_once(places: list[tuple[int, str]], l
         pages += page
         after = page[-1].node_id if page else None
     assert pages == [value(owner, kind=k) for owner, k in sorted(places) if kind in (None, k)]
-
-
-# -- whatever happens ------------------------------------------------------------------------------------------------
-
-
-VALUES: Final = st.builds(
-    value,
-    st.integers(1, 3),
-    st.integers(1, 3),
-    kind=st.sampled_from(["service", "subscriber"]),
-    key=st.integers(1, 2).map(key),
-    digest=st.sampled_from([b"a", b"b"]),
-    size=st.integers(1, 9),
-)
-
-
-class AnyStore(RuleBasedStateMachine):
-    """A store under any sequence of values and times, against a plain dict."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.store = ValueStore[Value]()
-        self.now = NOW
-        self.model: dict[tuple[bytes, NodeId, str], Value] = {}
-
-    @rule(drawn=VALUES, life_ms=st.integers(-1, 20))
-    def put(self, drawn: Value, life_ms: int) -> None:
-        new = attrs.evolve(drawn, expires_ms=self.now + life_ms)
-        place = (new.key, new.node_id, new.kind)
-        held = self.model.get(place)
-        verdict = self.store.put(new, self.now)
-        if life_ms <= 0:
-            assert verdict.reason == "expired"
-        elif held is not None and (held.seq, held.digest) > (new.seq, new.digest):
-            assert verdict == Verdict(stored=False, reason="stale", held=held)
-        else:
-            assert verdict == STORED
-            if held is None or (held.seq, held.digest) < (new.seq, new.digest):
-                self.model[place] = new
-
-    @rule(ms=st.integers(1, 10))
-    def wait(self, ms: int) -> None:
-        self.now += ms
-        live = {place: held for place, held in self.model.items() if held.expires_ms > self.now}
-        gone, self.model = len(self.model) - len(live), live
-        if ms % 2:
-            assert self.store.expire(self.now) == gone
-
-    @precondition(lambda self: self.model)
-    @rule()
-    def tell_the_next_expiry(self) -> None:
-        self.store.expire(self.now)
-        assert self.store.next_expiry_ms == min(held.expires_ms for held in self.model.values())
-
-    @invariant()
-    def all_views_agree(self) -> None:
-        expected = sorted(self.model.values(), key=lambda v: (v.key, v.node_id, v.kind))
-        assert sorted(self.store.items(self.now), key=lambda v: (v.key, v.node_id, v.kind)) == expected
-        assert len(self.store) == len(expected)
-        assert sorted(self.store.keys()) == sorted({v.key for v in expected})
-        assert self.store._bytes == sum(v.size + OVERHEAD_BYTES for v in expected)
-        assert self.store._slots_of.total() == len(expected)
-        for where in (1, 2):
-            assert self.store.get(key(where), self.now) == ([v for v in expected if v.key == key(where)], False)
-
-
-TestAnyStore = AnyStore.TestCase
-TestAnyStore.settings = settings(max_examples=30, stateful_step_count=30)
-
-
-@pytest.mark.parametrize(
-    ("expires_ms", "expected"),
-    [
-        (NOW, False),
-        (NOW + 1, True),
-        (NOW + HOLD_MAX_MS, True),
-        (NOW + HOLD_MAX_MS + 1, False),
-    ],
-)
-def test_what_is_passed_on_ends_no_later_for_it(expires_ms: int, expected: bool) -> None:
-    one = value(1, expires_ms=expires_ms)
-    assert may_pass_on(one, NOW) == expected
-    if expected:
-        store = filled(one)
-        assert store.next_expiry_ms == expires_ms
 
 
 # -- reasons beside their age ----------------------------------------------------------------------------------------

@@ -258,31 +258,70 @@ class AnyTable(RuleBasedStateMachine):
         super().__init__()
         self.table = RoutingTable(OWN, k=self.K)
         self.now = 0.0
+        self.seen: dict[NodeId, float] = {}
+        self.settled: set[NodeId] = set()  # got a place, and have done nothing since that costs it
 
     @rule(value=st.integers(0, 15), port=st.integers(1, 2))
     def hear(self, value: int, port: int) -> None:
         self.now += 1.0
         before = self.table.contacts()
         doubtful = self.table.add(contact(value, port), self.now)
+        self.seen[node(value)] = self.now
         if doubtful is not None:
             assert doubtful in before
             assert self.table.contacts() == before  # nobody is pushed out
-            assert bucket_index(OWN, doubtful.node_id) == bucket_index(OWN, node(value))
+            index = bucket_index(OWN, node(value))
+            neighbours = [c.node_id for c in before if bucket_index(OWN, c.node_id) == index]
+            assert doubtful.node_id == min(neighbours, key=self.seen.__getitem__)
+
+    @rule(value=st.integers(8, 15), answers=st.booleans())
+    def hear_many_while_the_oldest_is_asked(self, value: int, answers: bool) -> None:
+        """Somebody makes ids without end: as long as the old ones answer, they gain nothing."""
+        before = {c.node_id for c in self.table.contacts()}
+        for number in range(16, 16 + 3 * self.K):
+            self.now += 1.0
+            newcomer = Contact(node_id=NodeId(bytes([value, number]) + bytes(ID_BYTES - 2)), endpoint="192.0.2.9:1")
+            doubtful = self.table.add(newcomer, self.now)
+            self.seen[newcomer.node_id] = self.now
+            if doubtful is not None and answers:
+                self.table.alive(doubtful.node_id, self.now)
+                self.seen[doubtful.node_id] = self.now
+        assert before <= {c.node_id for c in self.table.contacts()}
 
     @rule(value=st.integers(0, 15))
     def answer(self, value: int) -> None:
+        self.now += 1.0
         size = len(self.table)
         self.table.alive(node(value), self.now)
+        if node(value) in self.seen:
+            self.seen[node(value)] = self.now
         assert len(self.table) == size
 
     @rule(value=st.integers(0, 15))
     def fail(self, value: int) -> None:
         self.table.failed(node(value))
+        self.settled.discard(node(value))
 
     @rule(value=st.integers(0, 15))
     def forget(self, value: int) -> None:
         self.table.remove(node(value))
+        self.settled.discard(node(value))
         assert node(value) not in self.table
+
+    @rule()
+    def hear_ourselves(self) -> None:
+        before = self.table.contacts()
+        assert self.table.add(Contact(node_id=OWN, endpoint="192.0.2.1:1"), self.now) is None
+        self.table.alive(OWN, self.now)
+        self.table.failed(OWN)
+        assert self.table.contacts() == before
+
+    @invariant()
+    def whoever_got_a_place_keeps_it_until_he_fails(self) -> None:
+        known = {c.node_id for c in self.table.contacts()}
+        assert self.settled <= known
+        assert OWN not in known
+        self.settled = known
 
     @invariant()
     def buckets_are_bounded_and_nobody_waits_without_need(self) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import datetime
 import hashlib
+import warnings
 from typing import Final, TypeAlias
 
 import pytest
@@ -286,6 +287,17 @@ def test_a_peers_key_of_another_kind_is_refused(name: str) -> None:
         load_spki(public)
     with pytest.raises(TrustError, match="key is not Ed25519"):
         load_chain([der(certify(key))])
+
+
+def test_a_certificate_that_only_warns_does_not_escape_where_warnings_are_errors() -> None:
+    before = der(Credentials.from_seed(SEED).chain[0])
+    serial = before.index(b"\x02\x13\x01") + 2  # an INTEGER of 19 bytes
+    odd = before[:serial] + b"\x81" + before[serial + 1 :]
+    with pytest.raises(TrustError, match="malformed.*serial number"):
+        load_chain([odd])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert spki(load_chain([odd])) == Credentials.from_seed(SEED).spki
 
 
 @pytest.mark.parametrize(("bits", "accepted"), [(2047, False), (2048, True), (4096, True), (4097, False)])

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import ExitStack
 from math import inf
 from typing import Any, Final
+from unittest.mock import patch
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from macula_trio._rpc import calls
 from macula_trio._rpc.calls import (
@@ -268,6 +271,60 @@ class Ledgers(RuleBasedStateMachine):
 
 
 TestLedgers = Ledgers.TestCase
+
+
+class ForgetfulLedgers(RuleBasedStateMachine):
+    """With hardly any memory, and deadlines in any order: what is not forgotten never runs twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = ExitStack()
+        self.patches.enter_context(patch.object(calls, "REPLIES_MAX", 3))
+        self.patches.enter_context(patch.object(calls, "REPLY_BYTES_MAX", 100))
+        self.book = ledger(running_max=3, per_caller=2)
+        self.now = 0.0
+        self.running: list[CallKey] = []
+
+    def teardown(self) -> None:
+        self.patches.close()
+
+    @rule(caller=st.sampled_from([ALICE, BOB, "carol"]), number=st.integers(0, 3))
+    def admit(self, caller: str, number: int) -> None:
+        call = key(number, caller)
+        verdict = self.book.admit(call, self.now)
+        assert (verdict == "running") == (call in self.running and call not in self.book._replies)
+        assert isinstance(verdict, Reply) == (call in self.book._replies)
+        if isinstance(verdict, Reply):
+            assert verdict.call_id == call[1]
+        if verdict == "run":
+            self.running.append(call)
+        assert len(self.running) == len(set(self.running)) <= 3
+        assert max((sum(each[0] == who for each in self.running) for who in (ALICE, BOB, "carol")), default=0) <= 2
+
+    @precondition(lambda self: self.running)
+    @rule(
+        data=st.data(), answered=st.booleans(), size=st.integers(0, 120), left=st.sampled_from([-5.0, 0.0, 90.0, inf])
+    )
+    def finish(self, data: st.DataObject, answered: bool, size: int, left: float) -> None:
+        call = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
+        answer = Reply(call_id=call[1], result=b"done") if answered else None
+        self.book.finish(call, answer, size=size, deadline=self.now + left)
+        assert answered or call not in self.book._replies
+
+    @rule(seconds=st.sampled_from([1.0, REPLY_MEMORY_S, WEEK]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @invariant()
+    def memory_is_bounded_and_counted(self) -> None:
+        assert len(self.book._replies) <= 3
+        assert self.book._reply_bytes == sum(kept.size for kept in self.book._replies.values()) <= 100
+        assert self.book.running == len(self.running)
+        assert +self.book._per_caller == Counter(caller for caller, _ in self.running)
+
+
+TestForgetfulLedgers = ForgetfulLedgers.TestCase
+TestForgetfulLedgers.settings = settings(max_examples=40, stateful_step_count=30)
 
 
 def test_a_far_deadline_only_keeps_what_was_finished_behind_it_a_little_longer(

@@ -78,7 +78,7 @@ def load_spki(spki_der: bytes) -> PublicKey:
         raise TrustError(f"public key of {len(spki_der)} bytes, limit {SPKI_BYTES_MAX}")
     try:
         return _accepted(serialization.load_der_public_key(spki_der))
-    except (ValueError, UnsupportedAlgorithm) as exc:
+    except MALFORMED_CERTIFICATE as exc:
         raise TrustError(f"public key is malformed: {exc}") from exc
 
 

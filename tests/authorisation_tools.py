@@ -11,9 +11,9 @@ import trio
 from quic_tools import REALM, Recorder, connect_bare, credentials, host, open_endpoint
 
 import macula_trio as macula
-from macula_trio._config import Trust
 from macula_trio._events import Event
 from macula_trio._peer.handshake import LocalParty, make_connect
+from macula_trio._trust import Trust
 from macula_trio._util import format_endpoint, parse_endpoint
 from macula_trio._wire import messages as wire
 from macula_trio.testing import SimNetwork

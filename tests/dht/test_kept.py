@@ -78,7 +78,8 @@ def test_what_expired_while_the_node_was_away_is_forgotten() -> None:
     store = ValueStore[Record](keeper(storage))
     reload(store, storage, realm="a.b", judge=JUDGE, now_ms=2000)
 
-    assert store.items(0) == storage.items(TABLE) == []
+    assert store.items(0) == []
+    assert storage.items(TABLE) == []
 
 
 def test_a_restart_does_not_begin_the_time_of_a_value_anew() -> None:
@@ -90,7 +91,8 @@ def test_a_restart_does_not_begin_the_time_of_a_value_anew() -> None:
         now_ms += step_ms
         store = ValueStore[Record](keeper(storage))
         reload(store, storage, realm="a.b", judge=JUDGE, now_ms=now_ms)
-    assert store.items(now_ms) == storage.items(TABLE) == []
+    assert store.items(now_ms) == []
+    assert storage.items(TABLE) == []
 
 
 def test_a_restart_keeps_what_ends_in_time() -> None:

@@ -44,7 +44,12 @@ class Value:
     digest: bytes
     size: int
     withdrawn: bool
+    chain_bytes: int = 0
     expires_ms: int = 0
+
+
+def cost_of(value: Value) -> int:
+    return value.size + value.chain_bytes + OVERHEAD_BYTES
 
 
 VALUES: Final = st.builds(
@@ -56,6 +61,7 @@ VALUES: Final = st.builds(
     digest=st.sampled_from([b"a", b"b"]),
     size=st.integers(1, LIMITS["VALUE_BYTES_MAX"] + 1),
     withdrawn=st.booleans(),
+    chain_bytes=st.integers(0, 2),
 )
 
 
@@ -126,7 +132,7 @@ class Stores(RuleBasedStateMachine):
             if version(held.value) == version(value):
                 return Verdict(stored=True)
             return Verdict(stored=False, reason="stale", held=held.value)
-        cost = value.size + OVERHEAD_BYTES - (0 if held is None else held.value.size + OVERHEAD_BYTES)
+        cost = cost_of(value) - (0 if held is None else cost_of(held.value))
         if self.total_bytes() + cost > LIMITS["TOTAL_BYTES_MAX"]:
             return refused("quota")
         if held is None:
@@ -170,7 +176,7 @@ class Stores(RuleBasedStateMachine):
     # -- what always holds ------------------------------------------------------------------------------------------
 
     def total_bytes(self) -> int:
-        return sum(held.value.size + OVERHEAD_BYTES for held in self.model.values())
+        return sum(cost_of(held.value) for held in self.model.values())
 
     def values(self, key: bytes, kind: str | None = None) -> list[Value]:
         return [self.model[place].value for place in sorted(self.model) if place[0] == key and kind in (None, place[2])]

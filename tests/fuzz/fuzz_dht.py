@@ -23,8 +23,10 @@ from macula_trio._dht.service import DhtService
 from macula_trio._events import EventBus
 from macula_trio._identity.keys import Credentials, node_id_of, spki
 from macula_trio._identity.record import Record, read_record, sign_record
+from macula_trio._identity.trust import TrustJudge
 from macula_trio._ids import Contact, NodeId, dht_key
 from macula_trio._store.memory import MemoryStorage
+from macula_trio._trust import Trust
 from macula_trio._util import numeric_endpoint
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import decode_frame, decode_message, encode_message
@@ -147,6 +149,7 @@ def _service(transport: FakeTransport, *, is_leaf: bool) -> DhtService:
         random_bytes=lambda count: hashlib.shake_128(b"%d" % next(transport.numbers)).digest(count),
         random_fraction=lambda: 0.5,
         resolve=_resolve_nothing,
+        judge=TrustJudge(Trust.open(), realm=REALM),
         settings=DhtSettings(
             realm=REALM, endpoint="192.0.2.99:1", leaf=is_leaf, bootstraps=(), query_deadline_s=2.0, value_ttl_s=300.0
         ),

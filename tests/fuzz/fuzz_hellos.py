@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 from fuzz_tools import own_frames, vary_map, vector_frames
 
-from macula_trio._config import Trust
 from macula_trio._identity.keys import Credentials, node_id_of, spki
 from macula_trio._peer.handshake import (
     UNKNOWN_PEER,
@@ -28,8 +27,8 @@ from macula_trio._peer.handshake import (
     accept_pong,
     make_connect,
     make_pong,
-    refusal_code,
 )
+from macula_trio._trust import Trust
 from macula_trio._wire.codec import decode_message, encode_message, unpack_map
 from macula_trio._wire.frame import HEADER_BYTES, Frame, MessageType
 from macula_trio._wire.messages import Connect, Pong
@@ -40,6 +39,8 @@ BINDING: Final = hashlib.sha256(b"this connection").digest()
 OTHER_BINDING: Final = hashlib.sha256(b"another connection").digest()
 OWN: Final = Credentials.from_seed(bytes(32))
 STRANGER: Final = Credentials.from_seed(b"\x09" * 32)
+
+NOW_MS: Final = 1_735_689_600_000
 
 UNVERIFIED, RELAYED, DIALED_BY_ADDRESS, PONG = 1, 2, 4, 8  # bits of the first byte
 
@@ -52,7 +53,9 @@ def seeds() -> list[bytes]:
     return [
         bytes([flags | PONG * (frame[1] == MessageType.PONG)]) + frame[HEADER_BYTES:]
         for frame in frames
-        for flags in (0, UNVERIFIED, RELAYED, DIALED_BY_ADDRESS)
+        for flags in (0, NOW_MS: Final = 1_735_689_600_000
+
+UNVERIFIED, RELAYED, DIALED_BY_ADDRESS)
     ]
 
 
@@ -72,11 +75,11 @@ def fuzz_one(data: bytes) -> None:
     dialed = None if flags & DIALED_BY_ADDRESS or isinstance(hello, Connect) else owners()[0].node_id
     try:
         if isinstance(hello, Connect):
-            remote = accept_connect(party, hello, binding=binding)
+            remote = accept_connect(party, hello, binding=binding, now_ms=NOW_MS)
         else:
-            remote = accept_pong(party, hello, binding=binding, peer=dialed)
+            remote = accept_pong(party, hello, binding=binding, peer=dialed, now_ms=NOW_MS)
     except (TrustError, RemoteProtocolError) as exc:
-        assert refusal_code(exc) in ErrorCode
+        assert exc.code in ErrorCode
         return
     assert isinstance(hello, Pong) or hello.realm_id == REALM
     assert dialed is None or remote.node_id == dialed

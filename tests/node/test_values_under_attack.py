@@ -23,7 +23,7 @@ from macula_trio.testing import SimNetwork, open_mesh
 from macula_trio.testing.network import EPOCH_MS
 
 Clock = trio.testing.MockClock
-Value: TypeAlias = Mapping[str, object]
+Value: TypeAlias = dict[str, Any]
 
 KEY, OTHER_KEY = bytes(range(32)), bytes(range(1, 33))
 HOUR_MS: Final = 3_600_000
@@ -287,6 +287,22 @@ async def test_a_genuine_value_of_another_place_does_not_move_the_owner(whose: s
         (newest,) = await scene.reader.find_value(KEY)
         assert newest.seq < FAR
         await scene.assert_unharmed(newest)
+
+
+async def test_what_we_have_just_sent_is_no_later_version(autojump_clock: Clock) -> None:
+    async with open_scene() as scene:
+
+        def refuse(link: abc.Link, request: wire.Store) -> None:
+            scene.asked += 1
+            link.send_nowait(
+                wire.StoreReply(
+                    result="error", reason="stale", value=request.value, correlation_id=request.correlation_id
+                )
+            )
+
+        answer_by(scene.attacker, wire.Store, refuse)
+        assert (await scene.owner.store(KEY, {"n": 1})).refused == {scene.attacker.node_id: "stale"}
+        assert scene.asked == 1
 
 
 async def test_endless_pages_end(autojump_clock: Clock) -> None:

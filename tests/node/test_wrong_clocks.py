@@ -115,6 +115,25 @@ async def test_an_owner_that_lost_its_storage_and_its_clock_passes_what_it_store
             assert (record.metadata, record.seq) == ({"run": 2}, before + 1)
 
 
+async def test_what_was_forgotten_under_way_passes_what_is_held_all_the_same(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("macula_trio._dht.owner.SIGNED_MAX", 1)
+    async with open_world() as world:
+        nodes = await start(world, "a", "b", "owner")
+        keys = [bytes([number]) * 32 for number in range(3)]
+        for key in keys:
+            await nodes[2].store(key, {"run": 1}, quorum=3)
+        world.crash("owner")
+        world.skew("owner", -TTL_S * 1000 // 2)
+        owner = await world.restart("owner", keep_storage=False)
+        async with trio.open_nursery() as nursery:
+            for key in keys:
+                nursery.start_soon(owner.store, key, {"run": 2})
+        for key in keys:
+            assert [record.metadata for record in await nodes[0].find_value(key)] == [{"run": 2}]
+
+
 async def test_a_node_that_is_alone_passes_what_its_own_disk_shows(autojump_clock: Clock) -> None:
     async with open_world() as world:
         (alone,) = await start(world, "alone")

@@ -22,11 +22,11 @@ from hypothesis.stateful import (
 )
 from quic_tools import REALM, credentials
 
-from macula_trio._config import Trust
 from macula_trio._events import Event, EventBus
 from macula_trio._net.quic import CONTROL_STREAM, CloseReason
 from macula_trio._peer.handshake import LocalParty, RemoteParty, make_connect, make_pong
 from macula_trio._peer.link import STREAMS_MAX, LinkContext, LinkState, QuicLink
+from macula_trio._trust import Trust
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import FrameDecoder, encode_frame, encode_message
 from macula_trio._wire.frame import HEADER, MAX_PAYLOAD, VERSION, MessageType
@@ -122,6 +122,9 @@ class FakeConnection:
     def proven(self) -> None:
         self.proofs += 1
 
+    def worked(self, amount: int) -> None:
+        """Shares are not kept here."""
+
     def close(self, code: ErrorCode, *, error_code: int = 0) -> None:
         self.lose(CloseReason.CLOSED_BY_US, code.value)
 
@@ -150,6 +153,8 @@ class Links(RuleBasedStateMachine):
             handlers={type(message): self.handle for message in HANDLED},
             wall_clock_ms=lambda: 1,
             events=bus,
+            admit=lambda _remote: None,
+            offended=lambda _link: None,
             opened=self.opened.append,
             closed=self.closed.append,
         )

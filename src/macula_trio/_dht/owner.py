@@ -89,13 +89,13 @@ class _Round:
       outcomes: None for stored, a text for refused; who is missing was not reached.
       asked: replicas beside ourselves.
       expired_at_ms: the times of those of them that refused it as expired.
-      is_superseded: whether one of them has shown a later version of ours.
+      held_seq: of the latest version of ours that one of them has shown.
     """
 
     outcomes: dict[NodeId, str | None] = attrs.field(factory=dict)
     asked: tuple[NodeId, ...] = ()
     expired_at_ms: list[int] = attrs.field(factory=list)
-    is_superseded: bool = False
+    held_seq: int = 0
 
     def report(self, key: bytes) -> StoreReport:
         return StoreReport(
@@ -185,29 +185,34 @@ class ValueOwner:
         )
 
     def _sign_next(
-        self, place: _Place, endpoint: str | None, metadata: Mapping[str, object], expires_ms: int
+        self, place: _Place, endpoint: str | None, metadata: Mapping[str, object], expires_ms: int, *, above: int
     ) -> Record:
         """The next version; a tombstone stays as long as what it stands against, whatever became of our clock since."""
-        before = self._signed.pop(place, _Signed())
+        before = self._signed.get(place, _Signed())  # it may be forgotten by now, if we store very much at once
         latest_ms = max(before.expires_ms, expires_ms)
         # Behind the last one even if the clock was set back.
-        seq = max(before.seq + 1, self._wall_clock_ms())
-        self._signed[place] = _Signed(seq=seq, expires_ms=latest_ms, withdrawn=endpoint is None)
+        seq = max(before.seq + 1, above + 1, self._wall_clock_ms())
+        self._remember(place, _Signed(seq=seq, expires_ms=latest_ms, withdrawn=endpoint is None))
+        return self._sign(place, endpoint, metadata, seq=seq, expires_ms=latest_ms if endpoint is None else expires_ms)
+
+    def _remember(self, place: _Place, signed: _Signed) -> None:
+        self._signed.pop(place, None)
+        self._signed[place] = signed
         if len(self._signed) > SIGNED_MAX:
             del self._signed[next(iter(self._signed))]
-        return self._sign(place, endpoint, metadata, seq=seq, expires_ms=latest_ms if endpoint is None else expires_ms)
 
     async def _sign_and_put(self, place: _Place, endpoint: str | None, metadata: Mapping[str, object]) -> StoreReport:
         ttl_ms = round(self._settings.value_ttl_s * 1000)
         expires_ms = 0 if endpoint is None else self._wall_clock_ms() + ttl_ms
         closest = await self._client.find_node(place[0])
+        round_ = _Round()
         for _ in range(STORE_ATTEMPTS):
-            record = self._sign_next(place, endpoint, metadata, expires_ms)
+            record = self._sign_next(place, endpoint, metadata, expires_ms, above=round_.held_seq)
             round_ = await self._put(record, closest)
             time_ms = None if endpoint is None else self._correct_time_ms(round_)
             if time_ms is not None:
                 expires_ms = time_ms + ttl_ms
-            elif not round_.is_superseded:
+            elif round_.held_seq < record.seq:
                 break
         report = round_.report(record.key)
         self._events.emit(
@@ -279,10 +284,13 @@ class ValueOwner:
 
     def _note_held(self, round_: _Round, record: Record, held: Record) -> None:
         """Sign above a later version of ours, from before a restart or a step of the clock, that a replica holds."""
+        if held.digest == record.digest:
+            return  # it refuses what it shows that it has: nothing to sign above
         place = (held.key, held.kind)
-        signed = self._signed[place]
+        signed = self._signed.get(place)
+        if signed is None:
+            signed = _Signed(seq=record.seq, expires_ms=record.expires_ms, withdrawn=record.withdrawn)
         # Whoever shows an old version makes us do nothing; but it exists, and a tombstone must outlive it.
-        round_.is_superseded |= held.seq >= record.seq
-        self._signed[place] = attrs.evolve(
-            signed, seq=max(signed.seq, held.seq), expires_ms=max(signed.expires_ms, held.expires_ms)
-        )
+        round_.held_seq = max(round_.held_seq, held.seq)
+        seq, expires_ms = max(signed.seq, held.seq), max(signed.expires_ms, held.expires_ms)
+        self._remember(place, attrs.evolve(signed, seq=seq, expires_ms=expires_ms))

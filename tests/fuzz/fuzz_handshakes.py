@@ -21,7 +21,7 @@ import trio.testing
 from fuzz_tools import Choices, vary
 from quic_tools import Recorder, credentials, leftovers
 
-from macula_trio._net import quic
+from macula_trio._net import admission
 from macula_trio._net.quic import CONTROL_STREAM, Connection, QuicEndpoint
 from macula_trio._util import Address
 from macula_trio.abc import DatagramSocket
@@ -72,14 +72,14 @@ def seeds() -> list[bytes]:
 
 def fuzz_one(data: bytes) -> None:
     choices = Choices(data)
-    mode, free = choices.below(16), quic.HALF_OPEN_FREE
+    mode, free = choices.below(16), admission.HALF_OPEN_FREE
     clock = trio.testing.MockClock()
     with deterministic(0):
         try:
-            quic.HALF_OPEN_FREE = 0 if mode & RETRY else free  # type: ignore[misc]  # a constant to everybody else
+            admission.HALF_OPEN_FREE = 0 if mode & RETRY else free  # type: ignore[misc]  # a constant to everybody else
             trio.run(_live, choices, mode, clock, clock=clock)
         finally:
-            quic.HALF_OPEN_FREE = free  # type: ignore[misc]
+            admission.HALF_OPEN_FREE = free  # type: ignore[misc]
 
 
 async def _live(choices: Choices, mode: int, clock: trio.testing.MockClock) -> None:

@@ -53,9 +53,7 @@ def seeds() -> list[bytes]:
     return [
         bytes([flags | PONG * (frame[1] == MessageType.PONG)]) + frame[HEADER_BYTES:]
         for frame in frames
-        for flags in (0, NOW_MS: Final = 1_735_689_600_000
-
-UNVERIFIED, RELAYED, DIALED_BY_ADDRESS)
+        for flags in (0, UNVERIFIED, RELAYED, DIALED_BY_ADDRESS)
     ]
 
 

@@ -16,7 +16,7 @@ import pytest
 from cryptography import x509
 from fuzz_tools import MESSAGES, TARGETS, Target, target
 
-from macula_trio._dht import client, service
+from macula_trio._dht import client, server
 from macula_trio._identity.record import sign_record
 from macula_trio._net import quic
 from macula_trio._peer import handshake
@@ -132,14 +132,14 @@ def test_a_refusal_that_reaches_the_pump_is_found(monkeypatch: pytest.MonkeyPatc
     def angry(*_args: object, **_more: object) -> None:
         raise TrustError("planted")
 
-    monkeypatch.setattr(service, "read_record", angry)
-    monkeypatch.setattr(service, "TrustError", ZeroDivisionError)
+    monkeypatch.setattr(server, "read_trusted", angry)
+    monkeypatch.setattr(server, "TrustError", ZeroDivisionError)
     with pytest.RaisesGroup(pytest.RaisesExc(TrustError, match="planted")):
         find_something(fuzz_dht, inputs("dht"))
 
 
 def test_a_value_of_another_realm_in_an_answer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    read = client.read_record
-    monkeypatch.setattr(client, "read_record", lambda value, key, **_: read(value, realm="org.other", key=key))
+    read = client.read_trusted
+    monkeypatch.setattr(client, "read_trusted", lambda value, realm, **rest: read(value, realm="org.other", **rest))
     with pytest.RaisesGroup(AssertionError):
         find_something(fuzz_dht, inputs("dht"))

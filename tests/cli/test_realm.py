@@ -598,11 +598,19 @@ def test_wrong_usage_is_one_line_and_leaves_nothing(
     assert Path("file").read_text() == "precious"
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads everything")
-def test_a_directory_that_cannot_be_read_is_named(ca: x509.Certificate, refused: Refused) -> None:
+@pytest.mark.usefixtures("ca")
+def test_a_directory_that_cannot_be_read_is_named(refused: Refused) -> None:
     Path("home").chmod(0)
     try:
+        if os.access("home/ca.pem", os.R_OK):
+            pytest.skip("root reads everything")
         assert "CA home/ca.pem: cannot be read: Permission denied" in refused(2, "realm", "issue", "home", "node.pem")
+        assert "certificate home/ca.pem: cannot be read" in refused(2, "realm", "show", "home/ca.pem")
+        line = refused(2, "realm", "init", "home/work", "--realm", REALM)
+        assert "home/work: no such directory can be made: Permission denied" in line
+        assert "CA home/ca.key: cannot be written: Permission denied" in refused(
+            2, "realm", "init", "home", "--realm", REALM
+        )
     finally:
         Path("home").chmod(0o700)
 

@@ -111,7 +111,7 @@ def _write_authority(made: RealmAuthority, passphrase: bytes, certificate: Path,
       IdentityFileError: one cannot be written.
     """
     directory = key.parent
-    founded = not directory.exists()
+    founded = not os.path.lexists(directory)
     try:
         directory.mkdir(exist_ok=True)
     except OSError as exc:

@@ -142,7 +142,7 @@ def typing(monkeypatch: pytest.MonkeyPatch, *answers: str) -> list[str]:
 # -- the good way --------------------------------------------------------------------------------------------------
 
 
-def test_a_realm_is_founded_joined_shown_and_renewed(ca: x509.Certificate, told: Json, clock: Clock) -> None:
+def test_a_realm_is_founded_joined_shown_and_renewed(ca: x509.Certificate, told: Json, run: Run, clock: Clock) -> None:
     assert sorted(path.name for path in Path("home").iterdir()) == ["ca.key", "ca.pem"]
     issued = told("realm", "issue", "home", "node.pem", "--name", "node.example.org", "--name", "192.0.2.7")
     identity = Identity.load("node.pem")
@@ -162,6 +162,7 @@ def test_a_realm_is_founded_joined_shown_and_renewed(ca: x509.Certificate, told:
 
     clock.now = datetime.datetime.fromisoformat(shown["renew_from"])
     assert told("realm", "show", "node.pem")["renewal_due"] is True
+    assert "(due now)" in run("realm", "show", "node.pem")
     renewed = told("realm", "issue", "home", "node.pem", "--days", "30")
     assert (renewed["new_key"], renewed["node_id"]) == (False, identity.node_id.hex())
     assert renewed["valid_until"] == (clock.now + 30 * DAY).isoformat()
@@ -259,6 +260,8 @@ def test_passphrases_come_from_files_before_the_environment(run: Run, monkeypatc
         assert read_facts(Identity.load("node.pem", password=KEY_PASSPHRASE.encode()).chain[0]).realm == REALM
     run("realm", "request", "node.pem", "--key-passphrase-file", "key.txt")
     run("realm", "show", "node.pem")  # needs none
+    monkeypatch.setenv("MACULA_CA_PASSPHRASE", CA_PASSPHRASE)  # neither the line's end nor what follows belongs to it
+    run("realm", "issue", "home", "other.pem", "--key-passphrase-file", "key.txt")
 
 
 @pytest.mark.usefixtures("ca")

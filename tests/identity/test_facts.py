@@ -159,7 +159,9 @@ def test_the_time_of_another_zone_is_the_same_time() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"realm": "org.example.work", "key": KEY}, {"realm": REALM, "key": NODE.private_key}], ids=str
+    "options",
+    [{"realm": "org.example.work", "key": KEY}, {"realm": REALM, "key": NODE.private_key}],
+    ids=["another realm", "another key"],
 )
 def test_a_member_does_not_lead_to_another_root(options: dict[str, Any]) -> None:
     other = RealmAuthority.create(**options, serial=9, now=NOW).certificate

@@ -79,7 +79,10 @@ def init(*, directory: str, name: str, years: int, passphrase_file: str | None, 
         lifetime=datetime.timedelta(days=round(years * _DAYS_PER_YEAR)),
     )
     with wrong_usage():
-        _write_authority(made, passphrase, certificate, key)
+        try:
+            _write_authority(made, passphrase, certificate, key)
+        except FileExistsError:
+            raise ValueError(f"{directory}: there is a CA already, and it is not overwritten") from None
     until = made.certificate.not_valid_after_utc
     if as_json:
         print_json(
@@ -107,7 +110,8 @@ def _write_authority(made: RealmAuthority, passphrase: bytes, certificate: Path,
     """Write both files or none.
 
     Raises:
-      ValueError: somebody was faster, or the directory cannot be made.
+      FileExistsError: somebody was faster.
+      ValueError: the directory cannot be made.
       IdentityFileError: one cannot be written.
     """
     directory = key.parent
@@ -125,13 +129,11 @@ def _write_authority(made: RealmAuthority, passphrase: bytes, certificate: Path,
         ):
             write_new(path, data, what="CA", public=public)
             written.append(path)
-    except BaseException as exc:  # interrupted as well
+    except BaseException:  # interrupted as well
         for path in written:
             path.unlink()
         if founded and not any(directory.iterdir()):
             directory.rmdir()
-        if isinstance(exc, FileExistsError):
-            raise ValueError(f"{directory}: there is a CA already, and it is not overwritten") from None
         raise
 
 

@@ -167,6 +167,11 @@ class Link(Protocol):
         ...
 
     @property
+    def is_congested(self) -> bool:
+        """Whether the peer has yet to take what was sent before: `wait_writable` would wait."""
+        ...
+
+    @property
     def peer_is_leaving(self) -> bool:
         """Whether the peer ended the link because it leaves the mesh."""
         ...

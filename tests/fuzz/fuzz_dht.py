@@ -111,7 +111,7 @@ async def _confront(message: Message, is_leaf: bool) -> None:
             for contact in await service.client.find_node(KEY):
                 assert contact.node_id != OWN.node_id
                 numeric_endpoint(contact.endpoint)
-            report = await service.client.store(KEY, "service", OWN_METADATA)
+            report = await service.owner.store(KEY, "service", OWN_METADATA)
             assert is_leaf or OWN.node_id in (*report.stored, *report.refused)
             nursery.cancel_scope.cancel()
     own = [record for record in service.stored_values() if record.node_id == OWN.node_id]
@@ -218,6 +218,8 @@ class FakeLink:
     proven_endpoint: str | None = None
     capabilities: frozenset[str] = frozenset()
     is_closed: bool = False
+    is_congested: bool = False
+    peer_host: str = "192.0.2.1"
     peer_is_leaving: bool = False
 
     def send_nowait(self, message: Message) -> None:

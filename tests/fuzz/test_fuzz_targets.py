@@ -140,6 +140,6 @@ def test_a_refusal_that_reaches_the_pump_is_found(monkeypatch: pytest.MonkeyPatc
 
 def test_a_value_of_another_realm_in_an_answer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     read = client.read_trusted
-    monkeypatch.setattr(client, "read_trusted", lambda value, realm, **rest: read(value, realm="org.other", **rest))
+    monkeypatch.setattr(client, "read_trusted", lambda value, **rest: read(value, **(rest | {"realm": "org.other"})))
     with pytest.RaisesGroup(AssertionError):
         find_something(fuzz_dht, inputs("dht"))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trustme
 
-from macula_trio._identity.files import Identity
+from macula_trio._identity.files import Identity, read_file, rewrite, write_new
 from macula_trio.errors import IdentityFileError
 
 pytestmark = pytest.mark.usefixtures("nothing_else_is_left")
@@ -172,6 +172,138 @@ def test_processes_that_create_at_once_get_one_identity(tmp_path: Path) -> None:
     found.join_thread()
     assert ids == [Identity.load(path).node_id] * 3
     assert [entry.name for entry in tmp_path.iterdir()] == ["node.pem"]
+
+
+# -- encrypted keys ------------------------------------------------------------------------------------------------
+
+
+def test_what_was_saved_with_a_password_is_loaded_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "node.pem"
+    identity = Identity.generate()
+    identity.save(path, password=b"secret")
+    assert path.read_bytes().startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----")
+    assert Identity.load(path, password=b"secret").to_pem() == identity.to_pem()
+    assert Identity.load_or_create(path, password=b"secret").to_pem() == identity.to_pem()
+    for password, complaint in ((None, "is encrypted; give its password"), (b"Secret", "wrong password")):
+        for read in (Identity.load, Identity.load_or_create):
+            with pytest.raises(IdentityFileError, match=complaint) as error:
+                read(path, password=password)
+            assert one_line(error, path)
+
+
+def test_load_or_create_encrypts_what_it_creates(tmp_path: Path) -> None:
+    path = tmp_path / "node.pem"
+    made = Identity.load_or_create(path, password=b"secret")
+    assert b"BEGIN PRIVATE KEY" not in path.read_bytes()
+    assert Identity.load(path, password=b"secret").node_id == made.node_id
+
+
+def test_a_password_for_a_file_that_is_not_encrypted_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "node.pem"
+    Identity.generate().save(path)
+    with pytest.raises(IdentityFileError, match="a password was given, but") as error:
+        Identity.load(path, password=b"secret")
+    assert one_line(error, path)
+
+
+def test_a_password_that_cannot_be_used_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(IdentityFileError, match="password of 0 bytes"):
+        Identity.generate().save(tmp_path / "node.pem", password=b"")
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- other files ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
+@pytest.mark.parametrize(("public", "mode"), [(False, 0o600), (True, 0o644)])
+def test_what_is_public_everybody_can_read_whatever_the_umask(tmp_path: Path, public: bool, mode: int) -> None:
+    path = tmp_path / "file.pem"
+    before = os.umask(0o077)
+    try:
+        write_new(path, b"content", what="certificate", public=public)
+    finally:
+        os.umask(before)
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"content", mode)
+    with pytest.raises(FileExistsError):
+        write_new(path, b"other", what="certificate", public=public)
+    assert path.read_bytes() == b"content"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o400])
+def test_a_file_that_is_rewritten_keeps_its_mode_and_the_links_to_it(tmp_path: Path, mode: int) -> None:
+    path, link = tmp_path / "node.pem", tmp_path / "link.pem"
+    path.write_bytes(b"before")
+    path.chmod(mode)
+    link.symlink_to(path)
+    rewrite(link, b"after", what="identity")
+    assert link.is_symlink()
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"after", mode)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
+def test_a_file_that_root_rewrites_stays_its_owners(tmp_path: Path) -> None:
+    path = tmp_path / "node.pem"
+    path.write_bytes(b"before")
+    os.chown(path, 12345, 23456)
+    rewrite(path, b"after", what="identity")
+    status = path.stat()
+    assert (path.read_bytes(), status.st_uid, status.st_gid) == (b"after", 12345, 23456)
+
+
+def test_a_file_of_somebody_else_that_cannot_be_given_back_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "node.pem"
+    path.write_bytes(b"before")
+    status = path.stat()
+    foreign = os.stat_result((status.st_mode, *status[1:4], status.st_uid + 1, *status[5:]))
+
+    def refuse(*_arguments: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", refuse)
+    stat_of = Path.stat
+    monkeypatch.setattr(Path, "stat", lambda self, **options: foreign if self == path else stat_of(self, **options))
+    with pytest.raises(IdentityFileError, match="cannot be written: Operation not permitted") as error:
+        rewrite(path, b"after", what="identity")
+    assert one_line(error, path)
+    monkeypatch.undo()
+    assert path.read_bytes() == b"before"
+
+
+@pytest.mark.parametrize("step", ["replace", "fsync"])
+def test_a_disk_that_fails_midway_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "node.pem"
+    path.write_bytes(b"before")
+    monkeypatch.setattr(Path if step == "replace" else os, step, fail)
+    with pytest.raises(IdentityFileError, match="cannot be written: No space left") as error:
+        rewrite(path, b"after", what="identity")
+    assert one_line(error, path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["node.pem"]
+    assert path.read_bytes() == b"before"
+
+
+def test_a_file_that_is_not_there_is_not_rewritten(tmp_path: Path) -> None:
+    with pytest.raises(IdentityFileError, match="cannot be written: No such file"):
+        rewrite(tmp_path / "node.pem", b"after", what="identity")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_files_are_named_by_what_they_hold(tmp_path: Path) -> None:
+    path = tmp_path / "ca.pem"
+    with pytest.raises(IdentityFileError, match=f"^CA {path}: no such file; make it$"):
+        read_file(path, what="CA", mend="make it")
+    with pytest.raises(IdentityFileError, match=f"^CA {tmp_path}: cannot be read: "):
+        read_file(tmp_path, what="CA", mend="make it")
+    with pytest.raises(IdentityFileError, match=f"^CA {path / 'x'}: cannot be written: "):
+        write_new(path / "x", b"", what="CA")
 
 
 # -- what can be wrong ---------------------------------------------------------------------------------------------

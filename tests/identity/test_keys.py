@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from macula_trio._identity.files import Identity
 from macula_trio._identity.keys import (
     CHAIN_LENGTH_MAX,
+    PASSWORD_BYTES_MAX,
     SPKI_BYTES_MAX,
     Credentials,
     load_chain,
@@ -217,10 +218,97 @@ def test_a_key_that_cannot_sign_is_refused() -> None:
         Credentials.from_pem(key, pem(certify(ACCEPTED["P-256"])))
 
 
-def test_an_encrypted_key_is_refused_with_the_mend() -> None:
-    key = ACCEPTED["P-256"]
-    with pytest.raises(IdentityFileError, match="encrypted; decrypt it first"):
-        Credentials.from_pem(pem_of(key, b"secret"), pem(certify(key)))
+# -- encrypted keys ------------------------------------------------------------------------------------------------
+
+
+@every_accepted
+def test_an_encrypted_key_is_read_with_its_password(name: str) -> None:
+    owner = credentials(name)
+    written = owner.to_pem(b"secret")
+    assert written.startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----")
+    again = Credentials.from_pem(written, password=b"secret")
+    assert (again.to_pem(), again.chain_der) == (owner.to_pem(), owner.chain_der)
+
+
+def test_a_key_that_openssl_encrypted_in_its_old_way_is_read_with_its_password() -> None:
+    key = ACCEPTED["RSA-2048"]
+    old = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
+    assert Credentials.from_pem(old + pem(certify(key)), password=b"secret").chain[0] == certify(key)
+
+
+@pytest.mark.parametrize("name", ["Ed25519", "RSA-2048"])
+def test_an_encrypted_key_without_its_password_is_refused_with_the_mend(name: str) -> None:
+    with pytest.raises(IdentityFileError, match="encrypted; give its password"):
+        Credentials.from_pem(credentials(name).to_pem(b"secret"))
+    with pytest.raises(IdentityFileError, match="^wrong password, or the encrypted private key is damaged$"):
+        Credentials.from_pem(credentials(name).to_pem(b"secret"), password=b"Secret")
+
+
+def test_a_password_for_a_key_that_is_not_encrypted_is_refused() -> None:
+    with pytest.raises(IdentityFileError, match="a password was given, but the private key is not encrypted"):
+        Credentials.from_pem(Credentials.from_seed(SEED).to_pem(), password=b"secret")
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", armoured("ENCRYPTED PRIVATE KEY", b"garbage")])
+def test_what_is_no_key_is_not_blamed_on_the_password(content: bytes) -> None:
+    with pytest.raises(IdentityFileError, match="no private key in PEM form"):
+        Credentials.from_pem(content, pem(certify(ACCEPTED["P-256"])), password=b"secret")
+
+
+@pytest.mark.parametrize("size", [0, PASSWORD_BYTES_MAX + 1])
+def test_a_password_that_openssl_does_not_take_is_refused_in_both_directions(size: int) -> None:
+    owner = Credentials.from_seed(SEED)
+    with pytest.raises(IdentityFileError, match=f"password of {size} bytes, must be 1 to 1023"):
+        owner.to_pem(b"p" * size)
+    with pytest.raises(IdentityFileError, match=f"password of {size} bytes, must be 1 to 1023"):
+        Credentials.from_pem(owner.to_pem(b"secret"), password=b"p" * size)
+
+
+def test_the_longest_password_works_in_both_directions() -> None:
+    password = bytes(range(1, 256)) * 5
+    owner = Credentials.from_seed(SEED)
+    longest = password[:PASSWORD_BYTES_MAX]
+    assert Credentials.from_pem(owner.to_pem(longest), password=longest).node_id == owner.node_id
+
+
+@given(st.integers(0, 400), st.binary(min_size=1, max_size=3))
+@settings(max_examples=100)
+def test_a_damaged_encrypted_key_is_an_error_of_ours_or_the_same_key(position: int, patch: bytes) -> None:
+    written = bytearray(Credentials.from_seed(SEED).to_pem(b"secret"))
+    written[position : position + len(patch)] = patch
+    for password in (b"secret", None):
+        try:
+            owner = Credentials.from_pem(bytes(written), password=password)
+        except IdentityFileError:
+            continue
+        assert owner.spki == SPKI
+
+
+# -- another chain for a key ---------------------------------------------------------------------------------------
+
+
+def test_an_identity_keeps_its_key_when_it_gets_another_chain() -> None:
+    before = Identity.from_seed(SEED)
+    issued, issuer = certify(ACCEPTED["Ed25519"]), certify(ACCEPTED["P-256"])
+    after = before.with_chain(pem(issued) + pem(issuer))
+    assert type(after) is Identity
+    assert (after.node_id, after.private_key) == (before.node_id, before.private_key)
+    assert after.chain == (issued, issuer)
+    assert before.chain != after.chain
+
+
+def test_a_chain_of_another_key_is_refused() -> None:
+    with pytest.raises(IdentityFileError, match="not for this private key"):
+        Identity.from_seed(SEED).with_chain(pem(certify(ACCEPTED["P-256"])))
+    with pytest.raises(IdentityFileError, match="no certificate in PEM form"):
+        Identity.from_seed(SEED).with_chain(b"")
+
+
+# -- other files ---------------------------------------------------------------------------------------------------
 
 
 def test_a_certificate_of_another_key_is_refused() -> None:

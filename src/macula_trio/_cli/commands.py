@@ -27,6 +27,15 @@ from macula_trio._cli.options import (
     wrong_usage,
 )
 from macula_trio._cli.output import ID_DIGITS, count, json_text, milliseconds, note, print_json, print_table, say
+from macula_trio._cli.passphrases import (
+    KEY,
+    ask_passphrase,
+    encrypt_option,
+    given_passphrase,
+    key_passphrase,
+    key_passphrase_option,
+)
+from macula_trio._cli.realm import realm as realm_commands
 from macula_trio._cli.replay import replay
 from macula_trio._cli.runner import open_client, open_member, resolve, run
 from macula_trio._cli.sweep import sweep
@@ -49,6 +58,7 @@ def cli() -> None:
 
 cli.add_command(demo)
 cli.add_command(dht)
+cli.add_command(realm_commands)
 cli.add_command(replay)
 cli.add_command(sweep)
 
@@ -60,6 +70,7 @@ cli.add_command(sweep)
 @click.option("--advertise", metavar="HOST:PORT", help="Numeric address that others dial, if it is another.")
 @click.option("--role", type=click.Choice(ROLES), default="edge", show_default=True, help="Told to others.")
 @click.option("--identity", metavar="FILE", help="Key file, made when missing; a new identity by default.")
+@key_passphrase_option
 @trust_option
 @json_option
 def node(
@@ -70,6 +81,7 @@ def node(
     advertise: str | None,
     role: Role,
     identity: str | None,
+    key_passphrase_file: str | None,
     trust: Trust,
     as_json: bool,
 ) -> int:
@@ -81,7 +93,8 @@ def node(
         config = NodeConfig(
             realm=realm, listen=listen, bootstrap=bootstrap, advertise=advertise, role=role, trust=trust
         )
-        who = Identity.generate() if identity is None else Identity.load_or_create(identity)
+        password = key_passphrase(identity, key_passphrase_file)
+        who = Identity.generate() if identity is None else Identity.load_or_create(identity, password=password)
 
     async def work() -> int:
         async with open_member(config, who) as member, trio.open_nursery() as nursery:
@@ -116,16 +129,19 @@ async def _reload_on_hangup(member: Node, *, task_status: trio.TaskStatus[None])
 
 @cli.command()
 @click.argument("file")
+@encrypt_option
+@key_passphrase_option
 @json_option
-def keygen(*, file: str, as_json: bool) -> int:
+def keygen(*, file: str, encrypt: bool, key_passphrase_file: str | None, as_json: bool) -> int:
     """Make an identity and write it to FILE, for your eyes only.
 
-    A file that exists is never overwritten.
+    A file that exists is never overwritten. A passphrase that is given encrypts the key, also without --encrypt.
     """
     made = Identity.generate()
+    read = ask_passphrase(KEY, key_passphrase_file, new=True) if encrypt else given_passphrase(KEY, key_passphrase_file)
     with wrong_usage():
         try:
-            made.save(file)
+            made.save(file, password=read)
         except FileExistsError:
             raise ValueError(f"{file}: there is a file already, and keys are not overwritten; name another") from None
     if as_json:

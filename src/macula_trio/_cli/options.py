@@ -13,6 +13,8 @@ import attrs
 import click
 
 from macula_trio import Identity, MeshError, NodeConfig, NodeId, Trust, dht_key
+from macula_trio._cli.passphrases import key_passphrase, key_passphrase_option
+from macula_trio._identity.authority import alternative_name
 from macula_trio._identity.trust import TrustJudge
 from macula_trio._identity.trust_file import load_trust
 from macula_trio._ids import ID_BYTES
@@ -137,6 +139,7 @@ KEY: Final = _Judged("key", read_key)
 PEER: Final = _Judged("host:port", parse_endpoint)
 PROCEDURE: Final = _Judged("procedure", _read_name("procedure"))
 TOPIC: Final = _Judged("topic", _read_name("topic"))
+ALTERNATIVE_NAME: Final = _Judged("dns-or-ip", alternative_name)
 _BOOTSTRAP: Final = _Judged("host:port", _read_bootstrap)
 _TRUST: Final = _Judged("policy", read_trust)
 _SECONDS: Final = _Judged("seconds", _read_seconds)
@@ -159,6 +162,7 @@ class Session:
       bootstrap: nodes to join by; empty for commands that dial one node themselves.
       realm: name of the mesh.
       identity: key file, or None for a new identity.
+      password: of the key file, if it is encrypted.
       trust: whom to talk to.
       timeout_s: for joining and what comes after, together.
     """
@@ -166,13 +170,16 @@ class Session:
     bootstrap: tuple[str, ...]
     realm: str
     identity: str | None
+    password: bytes | None = attrs.field(repr=False)
     trust: Trust
     timeout_s: float
 
     def load_identity(self) -> Identity:
         """Read the key file, or make a new identity."""
         with wrong_usage():
-            return Identity.generate() if self.identity is None else Identity.load(self.identity)
+            return (
+                Identity.generate() if self.identity is None else Identity.load(self.identity, password=self.password)
+            )
 
     def config(self, *, peer: Address) -> NodeConfig:
         """Describe a client of one command's life, on any free port.
@@ -226,18 +233,28 @@ def one_shot(*, bootstrap: bool = True) -> Callable[[Command], Command]:
             *,
             realm: str,
             identity: str | None,
+            key_passphrase_file: str | None,
             trust: Trust,
             timeout: float,
             bootstrap: tuple[str, ...] = (),
             **rest: Any,
         ) -> Any:
-            session = Session(bootstrap=bootstrap, realm=realm, identity=identity, trust=trust, timeout_s=timeout)
+            session = Session(
+                bootstrap=bootstrap,
+                realm=realm,
+                identity=identity,
+                # Asked for now: in Trio's loop, which takes the signals, nobody could interrupt the prompt.
+                password=key_passphrase(identity, key_passphrase_file),
+                trust=trust,
+                timeout_s=timeout,
+            )
             return command(session=session, **rest)
 
         options = [
             *([bootstrap_option(required=True)] if bootstrap else []),
             realm_option,
             click.option("--identity", metavar="FILE", help="Key file; a new identity by default."),
+            key_passphrase_option,
             trust_option,
             click.option(
                 "--timeout",

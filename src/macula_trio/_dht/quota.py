@@ -17,6 +17,8 @@ from macula_trio._peer.budget import TokenBucket
 # joined, each signed anew once, and withdrawn when it leaves.
 STORES_BURST: Final = 4 * KEYS_PER_OWNER_MAX
 STORES_PER_MINUTE: Final = 2 * KEYS_PER_OWNER_MAX  # it renews them every few minutes
+# What a value costs that its owner has not signed: whoever sends one does not pass on what he was told, but lies.
+FORGERY_STORES: Final = 128
 QUERIES_BURST: Final = 4 * KEYS_PER_OWNER_MAX  # in a small mesh each of those stores looks its key up at everybody
 QUERIES_PER_S: Final = 256  # a tenth of what one core can answer
 PEERS_MAX: Final = 4096  # whose allowances are remembered; whoever was silent longest is taken for new
@@ -59,6 +61,12 @@ class PeerQuotas:
             return 0
         allowance.refused += 1
         return allowance.refused
+
+    def forged(self, peer: Peer) -> None:
+        """Charge a peer for a value that was not what it pretends to be: after some of them it stores nothing more."""
+        allowance = self._allowances.get(peer)
+        if allowance is not None:
+            allowance.stores.spend(FORGERY_STORES)
 
     def forget(self, peer: Peer) -> None:
         """Its last link has ended."""

@@ -66,6 +66,10 @@ class DhtServer:
         if not link.verified or link.node_id is None or self._transport.live_link(link.node_id) is None:
             self._quotas.forget(_peer(link))
 
+    def _may_ask(self, link: Link) -> bool:
+        """Whether a query is answered: no more than the peer reads, for an answer is a thousand times its question."""
+        return self._is_within_quota(link, "query") and not link.is_congested
+
     def _is_within_quota(self, link: Link, request: Request) -> bool:
         peer = _peer(link)
         refusals = self._quotas.refusals(peer, request, trio.current_time())
@@ -76,12 +80,12 @@ class DhtServer:
         return not refusals
 
     def _on_find_node(self, link: Link, query: wire.FindNode) -> None:
-        if self._is_within_quota(link, "query"):
+        if self._may_ask(link):
             nodes = self._entries(query.target, link)
             link.send_nowait(wire.FindNodeReply(nodes=nodes, correlation_id=query.correlation_id))
 
     def _on_find_value(self, link: Link, query: wire.FindValue) -> None:
-        if not self._is_within_quota(link, "query"):
+        if not self._may_ask(link):
             return
         limit = min(query.limit or VALUES_PER_REPLY, VALUES_PER_REPLY)
         records, more = self._store.get(
@@ -122,7 +126,10 @@ class DhtServer:
         except (RemoteProtocolError, TrustError) as exc:
             peer = None if link.node_id is None else link.node_id.hex()
             self._events.emit("dht.value_refused", peer=peer, key=key.hex(), reason=clip(str(exc)))
-            return _reason(exc), None
+            reason = _reason(exc)
+            if reason != "untrusted":  # what one trusts and another does not is no lie
+                self._quotas.forged(_peer(link))
+            return reason, None
         verdict = self._store.put(record, now_ms)
         self._events.emit(
             "dht.value_received",

@@ -6,7 +6,7 @@ Sans-IO: files are in ``files.py``.  Every exception of `cryptography` on foreig
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, Self, TypeAlias
 
 import attrs
@@ -27,6 +27,7 @@ RSA_BITS_MIN: Final = 2048  # below is breakable
 RSA_BITS_MAX: Final = 4096  # above, one verification costs a peer milliseconds
 SPKI_BYTES_MAX: Final = 1024  # RSA-4096 takes 550
 CHAIN_LENGTH_MAX: Final = 8  # a leaf, its issuers, and room; each costs parsing before anything is proven
+PASSWORD_BYTES_MAX: Final = 1023  # what OpenSSL takes
 
 # What `cryptography` raises on a certificate that a peer made up.  The warning, about odd serial numbers, is an error
 # where an application turns warnings into errors: no peer may make use of that.
@@ -115,6 +116,67 @@ def verify(key: PublicKey, signature: bytes, data: bytes) -> None:
         raise TrustError("signature does not match") from exc
 
 
+def _check_password(password: bytes | None) -> None:
+    if password is not None and not 0 < len(password) <= PASSWORD_BYTES_MAX:
+        raise IdentityFileError(f"password of {len(password)} bytes, must be 1 to {PASSWORD_BYTES_MAX}")
+
+
+def _private_key(pem: bytes, password: bytes | None) -> PrivateKey:
+    _check_password(password)
+    try:
+        key = serialization.load_pem_private_key(pem, password)
+    except TypeError as exc:
+        if password is None:
+            raise IdentityFileError("the private key is encrypted; give its password") from exc
+        raise IdentityFileError("a password was given, but the private key is not encrypted; leave it out") from exc
+    except (ValueError, UnsupportedAlgorithm) as exc:
+        if password is not None and _is_encrypted(pem):
+            raise IdentityFileError("wrong password, or the encrypted private key is damaged") from exc
+        raise IdentityFileError("no private key in PEM form found") from exc
+    if not isinstance(key, (ed25519.Ed25519PrivateKey, ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
+        raise IdentityFileError("the private key is not Ed25519, ECDSA or RSA")
+    return key
+
+
+def _is_encrypted(pem: bytes) -> bool:
+    # A wrong password and a malformed file are the same ValueError; that one is missing is an error of its own.
+    try:
+        serialization.load_pem_private_key(pem, None)
+    except TypeError:
+        return True
+    except (ValueError, UnsupportedAlgorithm):
+        pass
+    return False
+
+
+def private_pem(key: PrivateKey, password: bytes | None) -> bytes:
+    """A private key as PEM of PKCS #8, encrypted if there is a password.
+
+    Raises:
+      IdentityFileError: a password of no or too many bytes.
+    """
+    _check_password(password)
+    encryption = serialization.NoEncryption() if password is None else serialization.BestAvailableEncryption(password)
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+
+
+def read_certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
+    """Read all certificates of a PEM file; what else is in it, such as a key, is passed over.
+
+    Raises:
+      IdentityFileError: there is none, or one is malformed.
+    """
+    try:
+        return tuple(x509.load_pem_x509_certificates(pem))
+    except MALFORMED_CERTIFICATE as exc:
+        raise IdentityFileError("no certificate in PEM form found") from exc
+
+
+def certificates_pem(chain: Iterable[x509.Certificate]) -> bytes:
+    """Certificates as they stand in a file."""
+    return b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in chain)
+
+
 @attrs.frozen(eq=False, repr=False)
 class Credentials:
     """A private key and the certificate chain of its public key (leaf first).
@@ -156,36 +218,39 @@ class Credentials:
         return cls(key, (self_signed(key),))
 
     @classmethod
-    def from_pem(cls, key: bytes, chain: bytes | None = None) -> Self:
-        """Read an unencrypted private key and its certificate chain, leaf first.
+    def from_pem(cls, key: bytes, chain: bytes | None = None, *, password: bytes | None = None) -> Self:
+        """Read a private key and its certificate chain, leaf first.
 
         Args:
           key: PEM; may hold the chain as well.
           chain: PEM of the chain, when it is not in ``key``.
+          password: of an encrypted key.  One for a key that is not encrypted is refused, as OpenSSL does it: who
+            gives it believes that a thief of the file could not use it.
 
         Raises:
-          IdentityFileError: malformed, encrypted, of another algorithm, or the leaf is not for this key.
+          IdentityFileError: malformed, encrypted with another password or with one that is not given, of another
+            algorithm, or the leaf is not for this key.
         """
-        try:
-            private_key = serialization.load_pem_private_key(key, password=None)
-        except TypeError as exc:
-            raise IdentityFileError("the private key is encrypted; decrypt it first") from exc
-        except (ValueError, UnsupportedAlgorithm) as exc:
-            raise IdentityFileError("no private key in PEM form found") from exc
-        if not isinstance(private_key, (ed25519.Ed25519PrivateKey, ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
-            raise IdentityFileError("the private key is not Ed25519, ECDSA or RSA")
-        try:
-            certificates = x509.load_pem_x509_certificates(key if chain is None else chain)
-        except MALFORMED_CERTIFICATE as exc:
-            raise IdentityFileError("no certificate in PEM form found") from exc
-        return cls(private_key, tuple(certificates))
+        return cls(_private_key(key, password), read_certificates(key if chain is None else chain))
 
-    def to_pem(self) -> bytes:
-        """The key (PKCS #8, not encrypted) and the chain behind it, PEM."""
-        key = self.private_key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        return key + b"".join(c.public_bytes(serialization.Encoding.PEM) for c in self.chain)
+    def to_pem(self, password: bytes | None = None) -> bytes:
+        """The key (PKCS #8, encrypted if there is a password) and the chain behind it, PEM.
+
+        Raises:
+          IdentityFileError: a password of no or too many bytes.
+        """
+        return private_pem(self.private_key, password) + certificates_pem(self.chain)
+
+    def with_chain(self, chain: bytes) -> Self:
+        """Give this key another certificate chain, as an authority issued it.
+
+        Args:
+          chain: PEM, leaf first.
+
+        Raises:
+          IdentityFileError: malformed, or the leaf is not for this key.
+        """
+        return type(self)(self.private_key, read_certificates(chain))
 
     @property
     def chain_der(self) -> tuple[bytes, ...]:

@@ -230,6 +230,11 @@ class QuicLink:
         return self._state is LinkState.CLOSED
 
     @property
+    def is_congested(self) -> bool:
+        """Whether more than 1 MiB is on its way."""
+        return self._written - self._taken > WINDOW_BYTES
+
+    @property
     def peer_is_leaving(self) -> bool:
         """Whether the peer said goodbye to the mesh."""
         return self._peer_is_leaving
@@ -285,7 +290,7 @@ class QuicLink:
     async def wait_writable(self) -> None:
         """Wait until less than 1 MiB is on its way."""
         await trio.lowlevel.checkpoint()
-        while self._written - self._taken > WINDOW_BYTES and not self.is_closed:
+        while self.is_congested and not self.is_closed:
             await self._room.wait()
 
     def check_alive(self, now: float, patience_s: float) -> None:

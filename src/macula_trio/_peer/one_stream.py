@@ -50,6 +50,10 @@ class OneStream:
         return self._link.is_closed
 
     @property
+    def is_congested(self) -> bool:
+        return self._link.is_congested
+
+    @property
     def peer_is_leaving(self) -> bool:
         return self._link.peer_is_leaving
 

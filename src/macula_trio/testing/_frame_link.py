@@ -159,6 +159,11 @@ class FrameLink:
             raise NotSent(str(self.error or f"{self._label()}: not connected yet"))
         self._write(message)
 
+    @property
+    def is_congested(self) -> bool:
+        """Whether more than 1 MiB is on its way."""
+        return self._out.is_full
+
     async def wait_writable(self) -> None:
         """Wait until less than 1 MiB is on its way."""
         await trio.lowlevel.checkpoint()

@@ -126,9 +126,14 @@ class Stream:
             size -= SEGMENT_BYTES
         self._carry((item, size, 0), now)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether more than `WINDOW_BYTES` are under way."""
+        return self.bytes_under_way > WINDOW_BYTES
+
     async def wait_room(self) -> None:
         """Wait until at most `WINDOW_BYTES` are under way, or the sender is gone."""
-        while self.bytes_under_way > WINDOW_BYTES and not self._sender.is_gone:
+        while self.is_full and not self._sender.is_gone:
             self._room = self._room or trio.Event()
             await self._room.wait()
 

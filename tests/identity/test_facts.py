@@ -23,6 +23,7 @@ from macula_trio.errors import IdentityFileError
 REALM: Final = "org.example.home"
 NOW: Final = datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC)
 DAY: Final = datetime.timedelta(days=1)
+SECOND: Final = datetime.timedelta(seconds=1)  # OpenSSL changed its mind about the very last one
 KEY: Final = ed25519.Ed25519PrivateKey.from_private_bytes(b"\x01" * 32)
 NODE: Final = Credentials.from_seed(b"\x03" * 32)
 AUTHORITY: Final = RealmAuthority.create(REALM, key=KEY, serial=7, now=NOW)
@@ -143,19 +144,19 @@ def test_a_member_leads_to_its_root_as_long_as_both_are_valid() -> None:
     assert chain_problem([LEAF], [ROOT], now=NOW) is None
     assert chain_problem([LEAF, ROOT], [ROOT], now=NOW) is None
     assert chain_problem([ROOT], [ROOT], now=NOW) is None
-    assert chain_problem([LEAF], [ROOT], now=LEAF.not_valid_after_utc) is None
+    assert chain_problem([LEAF], [ROOT], now=LEAF.not_valid_after_utc - SECOND) is None
     for moment, complaint in (
-        (LEAF.not_valid_after_utc + datetime.timedelta(seconds=1), "expired"),
-        (LEAF.not_valid_before_utc - datetime.timedelta(seconds=1), "not yet valid"),
+        (LEAF.not_valid_after_utc + SECOND, "expired"),
+        (LEAF.not_valid_before_utc - SECOND, "not yet valid"),
     ):
         assert complaint in (chain_problem([LEAF], [ROOT], now=moment) or "")
 
 
 def test_the_time_of_another_zone_is_the_same_time() -> None:
     east = datetime.timezone(datetime.timedelta(hours=14))
-    last = LEAF.not_valid_after_utc.astimezone(east)
-    assert chain_problem([LEAF], [ROOT], now=last) is None
-    assert chain_problem([LEAF], [ROOT], now=last + datetime.timedelta(seconds=1)) is not None
+    end = LEAF.not_valid_after_utc.astimezone(east)
+    assert chain_problem([LEAF], [ROOT], now=end - SECOND) is None
+    assert chain_problem([LEAF], [ROOT], now=end + SECOND) is not None
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ RENEWAL_SHARE: Final = 3  # due when a third of the lifetime is left: a month of
 _MALFORMED: Final = (
     ValueError,
     TypeError,
+    KeyError,  # cryptography 43, of a text of an unknown type
     UnsupportedAlgorithm,
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,

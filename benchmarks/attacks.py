@@ -38,9 +38,7 @@ from macula_trio._util import numeric_endpoint
 RSS_GROWTH_MAX_MIB: Final = 128  # 512 half-open connections of 76 KiB, 4 links of 8 MiB unsent and 4 MiB withheld, air
 QUIET_SHARE: Final = 0.5  # of an attack's time, before it and after it each
 WARM_UP_S: Final = 0.3  # of calls that are not counted
-SETTLE_S: Final = (
-    40.0  # until nothing of the attacker is left: his farewell may have been dropped, and idle links last 30 s
-)
+SETTLE_S: Final = 40.0  # until nothing of the attacker is left: if his farewell was dropped, the link idles for 30 s
 ATTACK_MAX_S: Final = 30.0  # an attack ends by itself
 SAMPLE_S: Final = 0.05
 NICE: Final = 10

@@ -23,7 +23,8 @@ from macula_trio._cli import members, realm
 from macula_trio._cli.main import main
 from macula_trio._identity.authority import RealmAuthority
 from macula_trio._identity.certificate import realm_server_name
-from macula_trio._identity.facts import chain_problem, read_facts
+from macula_trio._identity.chain import chain_problem
+from macula_trio._identity.facts import read_facts
 from macula_trio._identity.keys import read_certificates
 from macula_trio._net.udp import UdpNetwork
 
@@ -654,7 +655,7 @@ def test_a_certificate_without_the_name_of_the_realm_is_not_believed(
         patch.setattr("macula_trio._identity.authority.realm_server_name", lambda _realm: "node.example.org")
         run("realm", "issue", "home", "node.pem")
     assert main(["realm", "show", "node.pem", "--ca", "home/ca.pem"]) == 1
-    assert f"does not carry the name {realm_server_name(REALM)}" in capsys.readouterr().err
+    assert f"does not carry the name '{realm_server_name(REALM)}" in capsys.readouterr().err
 
 
 def test_a_certificate_that_is_over_says_so(

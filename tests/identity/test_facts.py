@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from macula_trio._identity.authority import RealmAuthority, alternative_name
 from macula_trio._identity.certificate import realm_server_name
-from macula_trio._identity.facts import certificate_renewal, chain_problem, read_facts
+from macula_trio._identity.chain import chain_problem
+from macula_trio._identity.facts import certificate_renewal, read_facts
 from macula_trio._identity.keys import Credentials, node_id_of, read_certificates, spki_of_certificate
 from macula_trio.errors import IdentityFileError
 
@@ -179,8 +180,8 @@ def test_a_certificate_that_only_openssl_finds_malformed_leads_nowhere_and_nobod
     data = LEAF.public_bytes(serialization.Encoding.DER)
     odd = reread(data.replace(b"example.home0*", b"ex\xffmple.home0*", 1))  # no UTF-8 in the subject
     assert odd.public_key() == LEAF.public_key()
-    assert chain_problem([odd], [ROOT], now=NOW) == "a certificate is malformed"
-    assert chain_problem([LEAF], [odd], now=NOW) == "a certificate is malformed"
+    assert "malformed" in str(chain_problem([odd], [ROOT], now=NOW))
+    assert "malformed" in str(chain_problem([LEAF], [odd], now=NOW))
     with pytest.raises(IdentityFileError, match="certificate is malformed"):
         read_facts(odd)
 

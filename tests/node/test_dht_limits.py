@@ -11,7 +11,8 @@ from quic_tools import connect_bare, host, open_endpoint
 
 import macula_trio as macula
 from macula_trio import Contact, abc, dht_key
-from macula_trio._dht.quota import QUERIES_BURST, STORES_BURST
+from macula_trio._dht import quota
+from macula_trio._dht.quota import FORGERY_STORES, QUERIES_BURST, STORES_BURST
 from macula_trio._dht.storage import KEYS_PER_OWNER_MAX
 from macula_trio._identity.record import sign_record
 from macula_trio._util import parse_endpoint
@@ -42,24 +43,29 @@ def correlation(number: int) -> bytes:
     return number.to_bytes(16, "big")
 
 
-async def test_who_stores_without_end_is_refused_and_others_are_not(autojump_clock: Clock) -> None:
+async def test_who_stores_without_end_is_refused_and_others_are_not(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quota, "STORES_PER_MINUTE", 6)  # so that a few moments give nothing back
     async with open_mesh(3) as (victim, attacker, other):
         events = listen(victim, "dht.rate_limited", "dht.value_refused")
         link = link_between(attacker, victim)
+        assert victim.node_id in (await attacker.store(KEY, {})).stored
+        value = next(held.to_value() for held in victim.stored_values() if held.node_id == attacker.node_id)
         extra = 20
-        rubbish = [wire.Store(key=KEY, value={}, correlation_id=correlation(n)) for n in range(STORES_BURST + extra)]
+        again = [wire.Store(key=KEY, value=value, correlation_id=correlation(n)) for n in range(STORES_BURST + extra)]
         reasons: list[str | None] = []
 
         async def store(request: wire.Store) -> None:
             reasons.append((await link.ask(request, wire.StoreReply)).reason)
 
-        for start in range(0, len(rubbish), 1000):
+        for start in range(0, len(again), 1000):
             async with trio.open_nursery() as nursery:
-                for request in rubbish[start : start + 1000]:
+                for request in again[start : start + 1000]:
                     nursery.start_soon(store, request)
 
-        assert set(reasons) == {"malformed", "rate"}
-        assert 0 < reasons.count("rate") <= extra
+        assert set(reasons) == {None, "rate"}
+        assert 0 < reasons.count("rate") <= extra + 1
         limited = [event.facts for event in events if event.name == "dht.rate_limited"]
         assert [facts["refused"] for facts in limited] == [1, 2, 4, 8, 16][: len(limited)]
         assert {(facts["peer"], facts["request"]) for facts in limited} == {(attacker.node_id.hex(), "store")}
@@ -68,6 +74,24 @@ async def test_who_stores_without_end_is_refused_and_others_are_not(autojump_clo
         assert report.refused == {victim.node_id: "rate"}
         await trio.sleep(60)
         assert (await attacker.store(KEY, {})).refused == {}
+
+
+async def test_who_stores_what_nobody_has_signed_is_soon_not_listened_to(autojump_clock: Clock) -> None:
+    async with open_mesh(3) as (victim, attacker, other):
+        events = listen(victim, "dht.value_refused")
+        link = link_between(attacker, victim)
+        assert victim.node_id in (await other.store(KEY, {})).stored
+        value = next(held.to_value() for held in victim.stored_values() if held.node_id == other.node_id)
+        reasons = []
+        for number in range(100):
+            forged = value | {"seq": 10**15 + number} if number % 2 else {}
+            request = wire.Store(key=KEY, value=forged, correlation_id=correlation(number))
+            reasons.append((await link.ask(request, wire.StoreReply)).reason)
+        looked_at = STORES_BURST // FORGERY_STORES
+        assert reasons[:looked_at] == ["malformed", "bad_signature"] * (looked_at // 2)
+        assert set(reasons[looked_at + 2 :]) == {"rate"}
+        assert len(events) <= looked_at + 2, "no signature was checked for the rest"
+        assert victim.node_id in (await other.store(KEY, {})).stored
 
 
 async def test_who_asks_without_end_is_not_answered_and_others_are(autojump_clock: Clock) -> None:

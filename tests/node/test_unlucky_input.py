@@ -8,7 +8,7 @@ import trio
 import macula_trio as macula
 from macula_trio import Outcome, abc
 from macula_trio._identity.record import sign_record
-from macula_trio._peer.link import BACKLOG_BYTES_MAX, QuicLink
+from macula_trio._peer.link import BACKLOG_BYTES_MAX, WINDOW_BYTES, QuicLink
 from macula_trio._wire import messages as wire
 from macula_trio.testing import SimNetwork, open_mesh
 
@@ -230,18 +230,21 @@ def stop_showing_what_was_read(link: abc.Link, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(QuicLink, "_dispatch", ignore_ping)
 
 
-async def test_a_peer_that_takes_no_answers_of_the_dht_loses_its_link(
+async def test_a_peer_that_takes_no_answers_of_the_dht_gets_no_more(
     autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = SimNetwork()
     async with open_mesh(2, network=network) as (replica, hungry):
         hold_values(replica, network.wall_clock_ms(), count=60, metadata={"v": bytes(3500)})
-        link = link_between(hungry, replica)
+        link, at_replica = link_between(hungry, replica), link_between(replica, hungry)
+        assert isinstance(at_replica, QuicLink)
         stop_showing_what_was_read(link, monkeypatch)
         for number in range(BACKLOG_BYTES_MAX // 100_000):
             link.send_nowait(wire.FindValue(key=KEY, correlation_id=number.to_bytes(16, "big")))
         await trio.sleep(2)
-        assert link.is_closed
+        assert at_replica.is_congested
+        assert at_replica._written - at_replica._taken < 2 * WINDOW_BYTES
+        assert replica.statistics().frames_sent["FIND_VALUE_REPLY"] < 10
 
 
 async def test_large_answers_wait_for_a_peer_that_takes_nothing_and_are_given_up(

@@ -11,9 +11,10 @@ from typing import Final
 import click
 from cryptography import x509
 
-from macula_trio import MeshError
+from macula_trio import MeshError, TrustError
 from macula_trio._cli.output import count, one_line, say
-from macula_trio._identity.facts import CertificateFacts, chain_problem, read_facts
+from macula_trio._identity.chain import chain_problem, verify_chain
+from macula_trio._identity.facts import CertificateFacts, read_facts
 from macula_trio._identity.files import read_file
 from macula_trio._identity.keys import read_certificates
 from macula_trio._net.udp import UdpNetwork
@@ -51,11 +52,12 @@ def problem_with(
 ) -> str | None:
     """Say why nodes that know the CA in a file would not believe a chain; None when they would."""
     roots, root = load_certificates(ca, what="CA")
-    problem = chain_problem(chain, roots, now=now)
-    if problem is not None:
-        return problem
-    if not facts.authority and root.server_name is not None and facts.server_name != root.server_name:
-        return f"it does not carry the name {root.server_name} of the CA's realm"
+    if facts.authority:
+        return chain_problem(chain, roots, now=now)
+    try:
+        verify_chain(chain, roots=roots, side=None, name=root.server_name, now=now)
+    except TrustError as exc:
+        return str(exc)
     return None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from typing import Final, TypeVar
+from typing import Final
 
 import attrs
 import service_identity
@@ -20,12 +20,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import crypto
 from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
 
+from macula_trio._identity.facts import extension
 from macula_trio._identity.keys import CHAIN_LENGTH_MAX, MALFORMED_CERTIFICATE
 from macula_trio._identity.proof import Side
 from macula_trio._util import is_numeric
 from macula_trio.errors import ErrorCode, TrustError
-
-Extension = TypeVar("Extension", bound=x509.ExtensionType)
 
 _USAGES: Final[dict[Side, x509.ObjectIdentifier]] = {
     "dialer": ExtendedKeyUsageOID.CLIENT_AUTH,
@@ -33,6 +32,7 @@ _USAGES: Final[dict[Side, x509.ObjectIdentifier]] = {
 }
 _USAGE_NAMES: Final[dict[Side, str]] = {"dialer": "clientAuth", "listener": "serverAuth"}
 _BROKEN_HASHES: Final = (hashes.MD5, hashes.SHA1)  # collisions can be made, and with them certificates
+_MALFORMED: Final = (*MALFORMED_CERTIFICATE, crypto.Error)  # OpenSSL refuses some that `cryptography` takes
 
 
 @attrs.frozen
@@ -52,7 +52,7 @@ def load_authority(ca_pem: bytes) -> tuple[x509.Certificate, ...]:
     try:
         roots = tuple(x509.load_pem_x509_certificates(ca_pem))
         authorities = [_is_authority(root) for root in roots]
-    except MALFORMED_CERTIFICATE as exc:
+    except _MALFORMED as exc:
         raise TrustError("the realm's authority: no certificate in PEM form found") from exc
     if not all(authorities):
         raise TrustError("the realm's authority: a certificate in the file is not that of an authority (CA)")
@@ -69,7 +69,7 @@ def parse_certificates(chain_der: Sequence[bytes]) -> list[x509.Certificate]:
         raise _untrusted(f"its chain has {len(chain_der)} certificates, must be 1 to {CHAIN_LENGTH_MAX}")
     try:
         return [x509.load_der_x509_certificate(der) for der in chain_der]
-    except MALFORMED_CERTIFICATE as exc:
+    except _MALFORMED as exc:
         raise _untrusted(f"it is malformed: {exc}") from exc
 
 
@@ -101,12 +101,28 @@ def verify_chain(
         _check_leaf(chain[0])
         if name is not None:
             _check_name(chain[0], name)
-    except MALFORMED_CERTIFICATE as exc:
+    except _MALFORMED as exc:
         raise _untrusted(f"it is malformed: {exc}") from exc
     return Validity(
         max(certificate.not_valid_before_utc for certificate in verified),
         min(certificate.not_valid_after_utc for certificate in verified),
     )
+
+
+def chain_problem(
+    chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate], *, now: datetime.datetime
+) -> str | None:
+    """Say why a chain (leaf first) does not lead to one of the roots at ``now``; None when it does.
+
+    Names and usages are not looked at, so that authorities can be asked about too.
+    """
+    try:
+        _verified_path(chain, roots, now)
+    except TrustError as exc:
+        return str(exc)
+    except _MALFORMED as exc:
+        return str(_untrusted(f"it is malformed: {exc}"))
+    return None
 
 
 def _untrusted(reason: str) -> TrustError:
@@ -129,15 +145,8 @@ def _verified_path(
     return [certificate.to_cryptography() for certificate in path]
 
 
-def _extension(certificate: x509.Certificate, kind: type[Extension]) -> Extension | None:
-    try:
-        return certificate.extensions.get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None
-
-
 def _is_authority(certificate: x509.Certificate) -> bool:
-    constraints = _extension(certificate, x509.BasicConstraints)
+    constraints = extension(certificate, x509.BasicConstraints)
     return constraints is not None and constraints.ca
 
 
@@ -148,7 +157,7 @@ def _check_signature(certificate: x509.Certificate) -> None:
 
 def _check_extended_usage(certificate: x509.Certificate, side: Side | None) -> None:
     """RFC 5280, section 4.2.1.12: none, or ``any``, allows everything; that of an authority binds its leaves."""
-    usages = _extension(certificate, x509.ExtendedKeyUsage)
+    usages = extension(certificate, x509.ExtendedKeyUsage)
     if usages is None or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in usages:
         return
     if side is None:
@@ -161,7 +170,7 @@ def _check_extended_usage(certificate: x509.Certificate, side: Side | None) -> N
 def _check_leaf(leaf: x509.Certificate) -> None:
     if _is_authority(leaf):
         raise _untrusted("it is that of an authority, not of a node")
-    usage = _extension(leaf, x509.KeyUsage)
+    usage = extension(leaf, x509.KeyUsage)
     if usage is not None and usage.key_cert_sign:
         raise _untrusted("its key may sign certificates")
     if usage is not None and not usage.digital_signature:

@@ -11,12 +11,10 @@ from typing import Final, TypeVar
 
 import attrs
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from OpenSSL import crypto
 
 from macula_trio._identity.certificate import realm_server_name
-from macula_trio._identity.keys import node_id_of, spki_of_certificate
+from macula_trio._identity.keys import MALFORMED_CERTIFICATE, node_id_of, spki_of_certificate
 from macula_trio._ids import NodeId
 from macula_trio.errors import IdentityFileError
 
@@ -25,14 +23,6 @@ _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 REALM_SUFFIX: Final = ".realm"  # of the names that `realm_server_name` makes
 RENEWAL_SHARE: Final = 3  # due when a third of the lifetime is left: a month of 90 days, for two failed attempts more
 
-_MALFORMED: Final = (
-    ValueError,
-    TypeError,
-    KeyError,  # cryptography 43, of a text of an unknown type
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
 _PURPOSES: Final = {ExtendedKeyUsageOID.SERVER_AUTH: "serverAuth", ExtendedKeyUsageOID.CLIENT_AUTH: "clientAuth"}
 _KEY_USAGES: Final = {
     "digital_signature": "digitalSignature",
@@ -107,7 +97,7 @@ def read_facts(certificate: x509.Certificate) -> CertificateFacts:
             valid_until=certificate.not_valid_after_utc,
             renewal=certificate_renewal(certificate),
         )
-    except _MALFORMED as exc:
+    except MALFORMED_CERTIFICATE as exc:
         raise IdentityFileError(f"certificate is malformed: {exc}") from exc
 
 
@@ -117,27 +107,6 @@ def extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extensi
         return certificate.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
         return None
-
-
-def chain_problem(
-    chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate], *, now: datetime.datetime
-) -> str | None:
-    """Say why a chain (leaf first) does not lead to one of the roots at ``now``; None when it does.
-
-    Judged by the store that QUIC's TLS uses; names and usages are not.
-    """
-    store = crypto.X509Store()
-    try:
-        for root in roots:
-            store.add_cert(crypto.X509.from_cryptography(root))
-        store.set_time(now.astimezone(datetime.UTC))  # it reads the digits and forgets the zone
-        leaf, *between = map(crypto.X509.from_cryptography, chain)
-        crypto.X509StoreContext(store, leaf, between).verify_certificate()
-    except crypto.X509StoreContextError as exc:
-        return str(exc)
-    except crypto.Error:  # OpenSSL looks at more parts at once than `cryptography`, whose types these are
-        return "a certificate is malformed"
-    return None
 
 
 def _alternative_names(certificate: x509.Certificate) -> tuple[list[str], list[str]]:

@@ -34,9 +34,11 @@ PASSWORD_BYTES_MAX: Final = 1023  # what OpenSSL takes
 MALFORMED_CERTIFICATE: Final = (
     ValueError,
     TypeError,
+    KeyError,  # cryptography 43, of a text of an unknown type
     UnsupportedAlgorithm,
     x509.InvalidVersion,
     x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
     CryptographyDeprecationWarning,
 )
 

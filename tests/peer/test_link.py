@@ -11,6 +11,7 @@ from typing import Any, Final
 import attrs
 import pytest
 import trio
+from message_examples import CALL, EXAMPLES, ID, KEY
 from quic_tools import REALM, Peer, Recorder, connect_bare, credentials, host, open_endpoint, open_peer
 
 import macula_trio as macula
@@ -36,39 +37,6 @@ from macula_trio.errors import (
 )
 from macula_trio.testing import SimNetwork
 
-ID, KEY = bytes(16), bytes(range(32))
-PUBLISH: Final = wire.Publish(topic="a.b", payload=b"{}", message_id=ID)
-CALL: Final = wire.Call(call_id=ID, procedure="a.b", args=b"{}")
-EXAMPLES: Final[tuple[Message, ...]] = (
-    wire.Disconnect(reason="normal"),
-    wire.Ping(timestamp=1),
-    wire.Pong(timestamp=1, server_time=2),
-    PUBLISH,
-    wire.Subscribe(topics=("a.*",)),
-    wire.Unsubscribe(topics=("a.*",)),
-    wire.PubsubRoute(
-        destination_node_id=KEY, source_node_id=KEY, hop_count=0, max_hops=10, topic="a.b", payload=PUBLISH
-    ),
-    wire.Puback(message_id=ID, results={}),
-    CALL,
-    wire.Reply(call_id=ID, result=b"1"),
-    wire.Cast(procedure="a.b", args=b"{}"),
-    wire.RpcRoute(
-        destination_node_id=KEY, source_node_id=KEY, hop_count=0, max_hops=10, payload_type="call", payload=CALL
-    ),
-    wire.Cancel(call_id=ID),
-    wire.Item(call_id=ID, seq=0, payload=b"x"),
-    wire.Credit(scope="link", id=b"x", credit=1),
-    wire.SwimPing(),
-    wire.SwimAck(),
-    wire.SwimPingReq(),
-    wire.FindNode(target=KEY, correlation_id=ID),
-    wire.FindNodeReply(nodes=()),
-    wire.Store(key=KEY, value={}, correlation_id=ID),
-    wire.StoreReply(result="ok"),
-    wire.FindValue(key=KEY, correlation_id=ID),
-    wire.FindValueReply(result="nodes"),
-)
 REPLIES: Final = (wire.Pong, wire.Reply, wire.FindNodeReply, wire.StoreReply, wire.FindValueReply)
 UNKNOWN: Final = HEADER.pack(VERSION, 0x7E, 3) + b"???"
 

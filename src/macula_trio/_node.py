@@ -5,6 +5,7 @@ The only file besides ``testing/`` where randomness comes from; everything below
 
 from __future__ import annotations
 
+import datetime
 import logging
 import os
 import random
@@ -22,6 +23,7 @@ from macula_trio._dht.client import Bootstrap, DhtSettings
 from macula_trio._dht.owner import StoreReport
 from macula_trio._dht.service import DhtService
 from macula_trio._events import EventBus, Listener
+from macula_trio._identity.facts import certificate_renewal
 from macula_trio._identity.files import Identity
 from macula_trio._identity.keys import Credentials
 from macula_trio._identity.record import Kind, Record
@@ -43,11 +45,13 @@ from macula_trio._views import EventStream, NodeStatistics, PeerInfo
 from macula_trio._wire.codec import encode_frame
 from macula_trio._wire.frame import MessageType
 from macula_trio.abc import DatagramNetwork, Storage
-from macula_trio.errors import PeerUnavailable
+from macula_trio.errors import IdentityFileError, PeerUnavailable
 
 logger = logging.getLogger("macula_trio")
 
 INSTANCE_BYTES: Final = 16
+CERTIFICATE_CHECK_S: Final = 3600.0  # of our own; realms give certificates for days
+DAY_S: Final = 86_400
 SEED_BYTES: Final = 32  # an Ed25519 private key is 32 random bytes (RFC 8032, section 5.1.5)
 IDLE_KEEPALIVES: Final = 3  # QUIC's idle time-out in keepalive intervals (DESIGN section 6)
 _ANYWHERE: Final[Address] = ("192.0.2.1", 9)  # TEST-NET-1: only asks the routing table, nothing is ever sent there
@@ -129,6 +133,7 @@ class Node:
             buffer=config.subscription_buffer,
             may_publish=Allowance(config.may_publish),
         )
+        self._wall_clock_ms = network.wall_clock_ms
         self._quic: QuicEndpoint | None = None
         self._is_open = False
         self._event_streams: list[EventStream] = []
@@ -139,6 +144,11 @@ class Node:
     def node_id(self) -> NodeId:
         """Our id: the hash of our public key."""
         return self._party.credentials.node_id
+
+    @property
+    def identity(self) -> Credentials:
+        """Our key and the certificate chain that we show."""
+        return self._party.credentials
 
     @property
     def endpoint(self) -> str:
@@ -360,6 +370,46 @@ class Node:
         self._judge_again()
         self._events.emit("trust.reloaded", policy=self._party.trust.kind, links=len(self._registry.links))
 
+    def renew_identity(self, identity: Credentials) -> None:
+        """Show a new certificate chain of our own key from now on, before the old one expires.
+
+        What we advertise is stored anew with it.  Links that are open stay; those who know the old certificate by them
+        end them when that expires, and are dialed again when somebody needs them.
+
+        Raises:
+          IdentityFileError: it is another key.
+        """
+        self._require_open()
+        assert self._quic is not None
+        if identity.node_id != self.node_id:
+            raise IdentityFileError(
+                f"node {identity.node_id.short} has another key; a node keeps its own while it runs"
+            )
+        self._party.credentials = identity
+        self._quic.present(identity)
+        self._dht.renew(identity)
+        self._events.emit("identity.renewed", valid_until=_date(identity.chain[0].not_valid_after_utc))
+        self._check_certificate()
+
+    async def _watch_certificate(self) -> None:
+        while True:
+            self._check_certificate()
+            await trio.sleep(CERTIFICATE_CHECK_S)
+
+    def _check_certificate(self) -> None:
+        """Tell in time that our own certificate expires, or that others refuse us for it."""
+        credentials, now_ms = self._party.credentials, self._wall_clock_ms()
+        leaf = credentials.chain[0]
+        if now_ms / 1000 >= certificate_renewal(leaf).timestamp():
+            left_s = leaf.not_valid_after_utc.timestamp() - now_ms / 1000
+            self._events.emit(
+                "identity.renewal_due", valid_until=_date(leaf.not_valid_after_utc), days_left=round(left_s / DAY_S, 1)
+            )
+        problem = self._party.judge.own_problem(credentials, endpoint=self._party.endpoint, now_ms=now_ms)
+        if problem is not None:
+            logger.warning("others with our trust policy would not let us in: %s", problem)
+            self._events.emit("identity.untrusted", reason=problem)
+
     def block(self, node_id: NodeId) -> None:
         """Have nothing to do with a node any more, until `unblock`: whatever the policy says, as long as we run.
 
@@ -534,6 +584,7 @@ async def open_node(
                 await services.start(partial(node._registry.serve, quic))
                 await services.start(node._rpc.serve)
                 await services.start(node._dht.serve)
+                services.start_soon(node._watch_certificate, name="watch our certificate")
                 node._is_open = True
                 try:
                     with hidden.body():
@@ -609,6 +660,10 @@ async def send_message(
 def _new_identity() -> Identity:
     """By the system's entropy as `Identity.generate`, but from Python's side, where a replay can have its own."""
     return Identity.from_seed(os.urandom(SEED_BYTES))
+
+
+def _date(when: datetime.datetime) -> str:
+    return when.isoformat(timespec="seconds")
 
 
 def _bootstrap(entry: str) -> Bootstrap:

@@ -426,3 +426,53 @@ async def test_a_report_says_that_replicas_do_not_trust_us(autojump_clock: Clock
         report = await three.store(bytes(32), {})
         assert report.refused == {one.node_id: "untrusted"}
         assert set(report.stored) == {two.node_id, three.node_id}
+
+
+# -- our own certificate -----------------------------------------------------------------------------------------------
+
+
+async def test_a_certificate_that_is_due_for_renewal_is_told_in_time_and_renewed(autojump_clock: Clock) -> None:
+    begin = datetime.datetime.fromtimestamp(EPOCH_MS / 1000, datetime.UTC)
+    day = datetime.timedelta(days=1)
+    told: list[macula.Event] = []
+    first_chain, second_chain = ROOT.issue(1, begin=begin, end=begin + 9 * day), ROOT.issue(1)
+    members = macula.NodeConfig(realm=REALM, listen="10.0.0.1:1", trust=macula.Trust.realm(ROOT.pem))
+    network = SimNetwork()
+    async with macula.open_node(members, identity=first_chain, network=network, listener=told.append) as node:
+        due = [event for event in told if event.name == "identity.renewal_due"]
+        assert due == []
+        await trio.sleep(6.1 * 86_400)
+        due = [event for event in told if event.name == "identity.renewal_due"]
+        assert due
+        assert due[0].facts == {"valid_until": (begin + 9 * day).isoformat(), "days_left": pytest.approx(3, abs=0.1)}
+        with pytest.raises(macula.IdentityFileError, match="another key"):
+            node.renew_identity(ROOT.issue(2))
+        node.renew_identity(second_chain)
+        told.clear()
+        await trio.sleep(9 * 86_400)
+        assert not [event for event in told if event.name.startswith("identity.")]
+
+
+async def test_a_renewed_certificate_is_the_one_that_others_see(autojump_clock: Clock) -> None:
+    soon = datetime.datetime.fromtimestamp(EPOCH_MS / 1000 + 100, datetime.UTC)
+    async with a_mesh(macula.Trust.realm(ROOT.pem), 2, identity_of=ROOT.issue) as (network, (one, two)):
+        visiting = config(macula.Trust.open())
+        async with macula.open_node(visiting, identity=ROOT.issue(9, end=soon), network=network) as node:
+            node._party.change_trust(macula.Trust.realm(ROOT.pem))
+            async with node.advertise("test.add", add):
+                assert await one.call("test.add", {"a": 1, "b": 2}) == 3
+                node.renew_identity(ROOT.issue(9))
+                await trio.sleep(110)
+                assert [c.node_id for c in await two.find_providers("test.add")] == [node.node_id], "stored anew"
+                assert await one.call("test.add", {"a": 1, "b": 2}) == 3
+                link = one._registry.live_link(node.node_id)
+                assert link is not None
+                assert link.trusted_until_ms > EPOCH_MS + 10**9
+
+
+async def test_a_node_whose_own_certificate_is_nobodys_is_told(autojump_clock: Clock) -> None:
+    told: list[macula.Event] = []
+    stranger = macula.NodeConfig(realm=REALM, listen="10.0.0.1:1", trust=macula.Trust.realm(ROOT.pem))
+    async with macula.open_node(stranger, identity=sim_identity(1), network=SimNetwork(), listener=told.append):
+        await trio.sleep(1)
+    assert ["self-signed" in str(e.facts["reason"]) for e in told if e.name == "identity.untrusted"] == [True]

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
 import click
 import trio
 
-from macula_trio import EventStream, Identity, Message, Node, NodeConfig, Outcome, Trust, TrustError, __version__
+from macula_trio import (
+    EventStream,
+    Identity,
+    IdentityFileError,
+    Message,
+    Node,
+    NodeConfig,
+    Outcome,
+    Trust,
+    TrustError,
+    __version__,
+)
 from macula_trio._cli.demo import demo
 from macula_trio._cli.dht import dht
 from macula_trio._cli.options import (
@@ -85,7 +96,7 @@ def node(
     trust: Trust,
     as_json: bool,
 ) -> int:
-    """Run a node until SIGINT or SIGTERM; SIGHUP reads the file of its trust policy again.
+    """Run a node until SIGINT or SIGTERM; SIGHUP reads its certificate and its trust policy again.
 
     Prints one line when it is ready: ready endpoint=HOST:PORT node_id=HEX realm=NAME role=ROLE
     """
@@ -96,9 +107,12 @@ def node(
         password = key_passphrase(identity, key_passphrase_file)
         who = Identity.generate() if identity is None else Identity.load_or_create(identity, password=password)
 
+    def reread() -> Identity:
+        return who if identity is None else Identity.load(identity, password=password)
+
     async def work() -> int:
         async with open_member(config, who) as member, trio.open_nursery() as nursery:
-            await nursery.start(_reload_on_hangup, member)
+            await nursery.start(_reload_on_hangup, member, reread)
             facts = {"endpoint": member.endpoint, "node_id": member.node_id.hex(), "realm": realm, "role": role}
             if as_json:
                 print_json(facts)
@@ -111,8 +125,10 @@ def node(
     return run(work, signalled=0)
 
 
-async def _reload_on_hangup(member: Node, *, task_status: trio.TaskStatus[None]) -> None:
-    """SIGHUP, where there is one, makes a node read the file of its trust policy again."""
+async def _reload_on_hangup(
+    member: Node, reread: Callable[[], Identity], *, task_status: trio.TaskStatus[None]
+) -> None:
+    """SIGHUP, where there is one, makes a node read its files again: its certificate and its trust policy."""
     if not hasattr(signal, "SIGHUP"):
         task_status.started()
         return
@@ -120,9 +136,12 @@ async def _reload_on_hangup(member: Node, *, task_status: trio.TaskStatus[None])
         task_status.started()
         async for _ in hangups:
             try:
+                renewed = reread()
+                if renewed.chain != member.identity.chain:
+                    member.renew_identity(renewed)
                 member.reload_trust()
-            except TrustError as exc:
-                note(f"warning: {exc}; the policy stays as it was")
+            except (IdentityFileError, TrustError) as exc:
+                note(f"warning: {exc}; what it would have changed stays as it was")
             else:
                 note(f"trust: {member.trust.kind} again, {count(len(member.peers()), 'link')} kept")
 

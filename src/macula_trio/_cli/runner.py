@@ -12,7 +12,7 @@ from typing import Final
 import click
 import trio
 
-from macula_trio import Identity, MeshError, Node, NodeConfig, open_node
+from macula_trio import Event, Identity, MeshError, Node, NodeConfig, open_node
 from macula_trio._cli.options import Session
 from macula_trio._cli.output import note
 from macula_trio._net.udp import UdpNetwork
@@ -100,8 +100,18 @@ async def open_member(config: NodeConfig, identity: Identity) -> AsyncGenerator[
         note("warning: --trust unverified talks to nodes that prove nothing; for closed networks only")
     async with AsyncExitStack() as stack:
         with _addresses():
-            node = await stack.enter_async_context(open_node(config, identity=identity))
+            node = await stack.enter_async_context(open_node(config, identity=identity, listener=_warn))
         yield node
+
+
+def _warn(event: Event) -> None:
+    """What whoever runs a node should mend, before others are lost to it."""
+    if event.name == "identity.renewal_due":
+        note(f"warning: our certificate is valid until {event.facts['valid_until']}; renew it: macula-trio realm issue")
+    elif event.name == "identity.untrusted":
+        note(f"warning: others with our --trust would not let us in: {event.facts['reason']}")
+    elif event.name == "identity_conflict":
+        note(f"warning: another node, at {event.facts['address']}, runs with our key or ours with its; stop one")
 
 
 @asynccontextmanager

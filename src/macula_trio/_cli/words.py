@@ -232,6 +232,9 @@ TELLINGS: Final[Mapping[str, Telling]] = {
     "link.closed": Telling(words=_said("closed a link"), quiet=_always),
     "link.refused": Telling(words=_said("refused {}: {}", "address", "reason"), by=("reason",)),
     "identity_conflict": Telling(words=_said("shares its key with another node, at {}", "address"), by=("address",)),
+    "identity.renewal_due": Telling(words=_said("should renew its certificate, valid until {}", "valid_until")),
+    "identity.renewed": Telling(words=_said("has a new certificate, valid until {}", "valid_until")),
+    "identity.untrusted": Telling(words=_said("would not let itself in: {}", "reason")),
     "trust.reloaded": Telling(words=_said("judges its peers anew, by {}", "policy"), by=("policy",)),
     "peer.penalized": Telling(
         words=_said("refuses {} for a while: it broke the rules too often", "offender"), by=("offender",)

@@ -140,6 +140,10 @@ class ValueOwner:
         self._settings = settings
         self._signed: dict[_Place, _Signed] = {}
 
+    def renew(self, credentials: Credentials) -> None:
+        """Put another certificate chain of the same key beside what is signed from now on."""
+        self._credentials = credentials
+
     async def store(self, key: bytes, kind: Kind, metadata: Mapping[str, object], *, quorum: int = 0) -> StoreReport:
         """Sign a value of ours and store it with the k nodes closest to its key."""
         self.require_storable(key, kind, metadata)

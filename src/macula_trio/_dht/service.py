@@ -193,6 +193,11 @@ class DhtService:
         """What we hold."""
         return list(self._values.items(self._wall_clock_ms()))
 
+    def renew(self, credentials: Credentials) -> None:
+        """Store what we advertise again, with another certificate chain of the same key."""
+        self.owner.renew(credentials)
+        self._advertiser.renew_all()
+
     def judge_again(self) -> None:
         """Forget the nodes and drop the values that the trust policy lets in no more."""
         for contact in self._table.contacts():

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes
 
 from macula_trio._identity.certificate import realm_server_name
 from macula_trio._identity.chain import load_authority, parse_certificates, verify_chain
-from macula_trio._identity.keys import spki_of_certificate
+from macula_trio._identity.keys import Credentials, spki_of_certificate
 from macula_trio._identity.proof import Side
 from macula_trio._ids import NodeId
 from macula_trio._trust import Trust
@@ -118,6 +118,15 @@ class TrustJudge:
             return inf
         name = self._peer_name(endpoint) if self._trust.kind == "realm" else None
         return self._judge_certificates(parse_certificates(chain_der), side, name, now_ms)[1]
+
+    def own_problem(self, credentials: Credentials, *, endpoint: str | None, now_ms: int) -> str | None:
+        """Say why those who have our policy would not let us in ourselves; None when they would."""
+        try:
+            for side in ("dialer", "listener"):
+                self.judge_peer(credentials.node_id, credentials.chain_der, side=side, endpoint=endpoint, now_ms=now_ms)
+        except TrustError as exc:
+            return str(exc)
+        return None
 
     def judge_owner(
         self, node_id: NodeId, spki: bytes, chain_der: Sequence[bytes], *, endpoint: str | None, now_ms: int

@@ -272,6 +272,10 @@ class QuicEndpoint:
         """Where the socket is bound."""
         return self._socket.address
 
+    def present(self, credentials: Credentials) -> None:
+        """Show another certificate chain from the next connection on."""
+        self._credentials = credentials
+
     @property
     def datagrams_lost(self) -> int:
         """Datagrams that the system did not take."""

@@ -28,7 +28,7 @@ SHOWN_MAX: Final = 40  # characters of a bad value in a complaint
 TIMEOUT_MAX_S: Final = 300.0  # NodeConfig.call_timeout_max_s: a handler gets no more
 
 
-class _Judged(click.ParamType[Any]):
+class _Judged(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
     """A parameter that a function reads; its ValueError or MeshError is the complaint."""
 
     def __init__(self, name: str, read: Callable[[str], object]) -> None:

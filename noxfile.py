@@ -23,7 +23,7 @@ SCENARIO_NAMES = sorted(path.stem for path in SCENARIOS.glob("*.py"))
 LONG_SCENARIOS = {"store_fanout", "thousand_nodes", "thundering_join"}
 
 FUZZ_PYTHON = "3.13"  # atheris has wheels for 3.11 to 3.13
-FUZZ_TARGETS = ["frames", "handshakes", "dht", "hellos"]
+FUZZ_TARGETS = ["frames", "handshakes", "dht", "hellos", "certificates"]
 FUZZ_FOUND = 77  # libFuzzer's exit code
 
 # flake8-async checks what ruff cannot see.

@@ -108,7 +108,7 @@ def instrument() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("target", choices=["frames", "handshakes", "dht", "hellos"])
+    parser.add_argument("target", choices=["frames", "handshakes", "dht", "hellos", "certificates"])
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0, help="0: another one each time")
     parser.add_argument("--again", type=Path, help="try the input in this file, and nothing else")

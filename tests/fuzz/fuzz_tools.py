@@ -21,7 +21,7 @@ from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import encode_message
 from macula_trio.abc import Message
 
-TARGETS: Final = ("frames", "handshakes", "dht", "hellos")
+TARGETS: Final = ("frames", "handshakes", "dht", "hellos", "certificates")
 VECTORS: Final = Path(__file__).parents[1] / "vectors"
 
 ID, KEY = bytes(range(16)), bytes(range(32))

@@ -17,13 +17,20 @@ from cryptography import x509
 from fuzz_tools import MESSAGES, TARGETS, Target, target
 
 from macula_trio._dht import client, server
+from macula_trio._identity import chain
 from macula_trio._identity.record import sign_record
 from macula_trio._net import quic
 from macula_trio._peer import handshake
 from macula_trio._wire import codec, messages
 from macula_trio.errors import TrustError
 
-VARIATIONS: Final = {"frames": 400, "handshakes": 40, "dht": 300, "hellos": 400}  # each target for about a second
+VARIATIONS: Final = {
+    "frames": 400,
+    "handshakes": 40,
+    "dht": 300,
+    "hellos": 400,
+    "certificates": 300,
+}  # each target for about a second
 SEEDS_MAX: Final = {"handshakes": 70}  # every so manieth of its many seeds: a handshake costs 10 ms
 
 every_target = pytest.mark.parametrize("name", TARGETS)
@@ -143,3 +150,25 @@ def test_a_value_of_another_realm_in_an_answer_is_found(monkeypatch: pytest.Monk
     monkeypatch.setattr(client, "read_trusted", lambda value, **rest: read(value, **(rest | {"realm": "org.other"})))
     with pytest.RaisesGroup(AssertionError):
         find_something(fuzz_dht, inputs("dht"))
+
+
+def test_a_chain_that_nobody_verifies_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = chain._verified_path
+
+    def gullible(shown: Any, roots: Any, now: Any) -> Any:
+        try:
+            return path(shown, roots, now)
+        except TrustError:
+            return [shown[0], roots[0]]
+
+    monkeypatch.setattr(chain, "_verified_path", gullible)
+    with pytest.raises(AssertionError, match="nobody has issued"):
+        find_something(target("certificates"), inputs("certificates"))
+
+
+def test_a_certificate_that_only_openssl_refuses_is_found_where_that_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(chain, "_MALFORMED", ())
+    with pytest.raises((ValueError, TypeError, chain.crypto.Error)):
+        find_something(target("certificates"), inputs("certificates"))

@@ -16,8 +16,8 @@ T = TypeVar("T", bound=Hashable)
 # Pieces of work: a datagram is one, and each frame in it another.  At 40 us for one this is less than half of a core,
 # so that others find the rest.
 WORK_PER_S: Final = 10_000.0
-WORK_BURST: Final = 2_000.0
-LATE_S: Final = 0.01  # of a timer; loops of an honest load stay below, and people do not notice it
+WORK_BURST: Final = 1_000.0
+LATE_S: Final = 0.004  # of a timer: two turns of the pump; loops of an honest load mostly stay below
 PRESSURE_S: Final = 1.0  # for which one late timer counts: a flood makes many
 CONTENTION_S: Final = 1.0  # within which two peers have talked
 

@@ -55,6 +55,7 @@ DATAGRAM_BYTES_LOOPBACK: Final = 16_000  # loopback's MTU is larger, and so is a
 HANDSHAKE_DEADLINE_S: Final = 5.0  # for TLS and proof together, of a peer that dialed us
 TIMER_SLACK_S: Final = 1e-6  # waking exactly at get_timer() can livelock aioquic's loss detection
 SUPPORTED_VERSIONS: Final = tuple(QuicConfiguration().supported_versions)
+TURN_S: Final = 0.002  # of work on what was received, before others have their turn
 CONNECTION_ID_BYTES: Final = 8
 FIRST_CONNECTION_ID_BYTES_MIN: Final = 8  # of what a client invents for us (RFC 9000, section 7.2)
 RETRY_CONNECTION_ID_BYTES: Final = 8
@@ -299,10 +300,16 @@ class QuicEndpoint:
     async def _receive(self) -> None:
         while True:
             await self._socket.wait_readable()
-            now = trio.current_time()
+            begun = now = trio.current_time()
             for data, source in self._socket.recv_batch():
+                if now - begun > TURN_S:
+                    # A datagram may hold hundreds of frames: whoever waits for this loop has its turn in between.
+                    self._flush(self._written)
+                    await trio.lowlevel.checkpoint()
+                    begun = trio.current_time()
                 self.counters.datagrams_received += 1
                 self._route(data, source, now)
+                now = trio.current_time()
             self._fire_due(now)
             self._flush(self._written)
 

@@ -485,6 +485,8 @@ class QuicLink:
             self._refuse(exc)
 
     def _become_live(self, peer: RemoteParty) -> None:
+        if self.is_closed:
+            return  # by our PONG, if the peer has refused the stream: nobody would tell us of the end once more
         self._peer = peer
         self._state = LinkState.LIVE
         self._connection.proven()

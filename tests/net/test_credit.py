@@ -6,7 +6,8 @@ import pytest
 import trio
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.rangeset import RangeSet
-from quic_tools import Proving, Recorder, connect_bare, host, leftovers, open_endpoint
+from aioquic.tls import Epoch
+from quic_tools import Proving, Recorder, connect_bare, dial_bare, host, leftovers, open_endpoint
 
 from macula_trio._net import credit
 from macula_trio._net.credit import PIECES_MAX, PIECES_UNPROVEN_MAX, WINDOW_BYTES, WINDOW_UNPROVEN_BYTES
@@ -99,6 +100,33 @@ async def test_very_many_pieces_end_the_connection(
         await trio.sleep(1)
         assert heard[0].reason is CloseReason.FAILED
         assert heard[0].detail == ErrorCode.LIMIT_EXCEEDED
+
+
+@pytest.mark.parametrize("before_handshake", [True, False])
+async def test_very_many_pieces_of_a_handshake_end_the_connection(
+    before_handshake: bool, autojump_clock: Clock
+) -> None:
+    """Anybody may write there, with his first datagrams, and aioquic would walk all pieces for each new one."""
+    network = SimNetwork()
+    async with open_endpoint(network, 1) as target, open_endpoint(network, 2) as attacker:
+        if before_handshake:
+            recorder, epoch = dial_bare(attacker, host(1)), Epoch.INITIAL
+        else:
+            recorder, epoch = await connect_bare(attacker, host(1)), Epoch.ONE_RTT
+        first = 4096  # behind all that an honest client says
+        sender = recorder.connection._quic._crypto_streams[epoch].sender
+        sender._buffer_start, sender._buffer_stop = first, first + 4 * PIECES_UNPROVEN_MAX
+        sender._buffer = bytearray(4 * PIECES_UNPROVEN_MAX)
+        places = range(first, first + 4 * PIECES_UNPROVEN_MAX, 2)
+        sender._pending = RangeSet([range(place, place + 1) for place in places])
+        sender.buffer_is_empty = False
+        for _ in range(len(places)):
+            recorder.connection._endpoint._mark_written(recorder.connection)
+            await trio.sleep(0.001)
+        assert target.counters.connections_accepted == 1
+        await trio.sleep(2)
+        assert leftovers(target) == {}
+        assert recorder.closed.is_set()
 
 
 async def test_what_was_taken_is_granted_again(autojump_clock: Clock) -> None:

@@ -48,7 +48,7 @@ class InboundCredit:
     """
 
     def __init__(self, quic: QuicConnection) -> None:
-        self._streams = quic._streams
+        self._quic = quic
         self._bytes = WINDOW_UNPROVEN_BYTES
         self._pieces_max = PIECES_UNPROVEN_MAX
         self._window = _Window(QuicFrameType.MAX_DATA, "max_data", self._bytes)
@@ -67,12 +67,14 @@ class InboundCredit:
           False when the peer has sent too many pieces of something whose front is missing: give it up.
         """
         held = pieces = 0
-        for stream in self._streams.values():
+        for stream in self._quic._streams.values():
             receiver = stream.receiver
             waiting = 0 if receiver.is_finished else receiver.highest_offset - receiver.starting_offset()
             if waiting:
                 held += waiting
                 pieces += len(receiver._ranges)
+        # Those of TLS are bounded by aioquic, but not in pieces, and whoever has sent one datagram may write there.
+        pieces += sum(len(stream.receiver._ranges) for stream in self._quic._crypto_streams.values())
         grant = self._window.used - held + self._bytes
         # Not for every byte: each grant is a frame of its own.
         if grant - self._window.granted >= self._bytes // 2:

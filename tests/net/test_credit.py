@@ -7,7 +7,7 @@ import trio
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.rangeset import RangeSet
 from aioquic.tls import Epoch
-from quic_tools import Proving, Recorder, connect_bare, dial_bare, host, leftovers, open_endpoint
+from quic_tools import Proving, Recorder, connect_bare, dial_bare, host, leftovers, open_endpoint, scatter_handshake
 
 from macula_trio._net import credit
 from macula_trio._net.credit import PIECES_MAX, PIECES_UNPROVEN_MAX, WINDOW_BYTES, WINDOW_UNPROVEN_BYTES
@@ -113,16 +113,7 @@ async def test_very_many_pieces_of_a_handshake_end_the_connection(
             recorder, epoch = dial_bare(attacker, host(1)), Epoch.INITIAL
         else:
             recorder, epoch = await connect_bare(attacker, host(1)), Epoch.ONE_RTT
-        first = 4096  # behind all that an honest client says
-        sender = recorder.connection._quic._crypto_streams[epoch].sender
-        sender._buffer_start, sender._buffer_stop = first, first + 4 * PIECES_UNPROVEN_MAX
-        sender._buffer = bytearray(4 * PIECES_UNPROVEN_MAX)
-        places = range(first, first + 4 * PIECES_UNPROVEN_MAX, 2)
-        sender._pending = RangeSet([range(place, place + 1) for place in places])
-        sender.buffer_is_empty = False
-        for _ in range(len(places)):
-            recorder.connection._endpoint._mark_written(recorder.connection)
-            await trio.sleep(0.001)
+        await scatter_handshake(recorder, epoch, 2 * PIECES_UNPROVEN_MAX)
         assert target.counters.connections_accepted == 1
         await trio.sleep(2)
         assert leftovers(target) == {}

@@ -410,7 +410,7 @@ class QuicLink:
         callbacks, self._close_callbacks = self._close_callbacks, {}
         for callback in callbacks:
             callback()
-        if reason is CloseReason.FAILED:
+        if reason is CloseReason.FAILED and self._connection.binding:  # before, the address may be forged
             self._context.offended(self)
         if was_live:
             self._context.events.emit("link.closed", peer=_hex(self.node_id), reason=str(self._error))

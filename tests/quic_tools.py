@@ -139,9 +139,9 @@ async def connect_bare(endpoint: QuicEndpoint, target: Address) -> Recorder:
     return recorder
 
 
-async def scatter_handshake(recorder: Recorder, epoch: Epoch, pieces: int) -> None:
+async def scatter_handshake(recorder: Recorder, epoch: Epoch, pieces: int, first: int = 4096) -> None:
     """Send single bytes of the handshake with holes between them, behind all that an honest client says."""
-    first, sender = 4096, recorder.connection._quic._crypto_streams[epoch].sender
+    sender = recorder.connection._quic._crypto_streams[epoch].sender
     sender._buffer_start, sender._buffer_stop = first, first + 2 * pieces
     sender._buffer = bytearray(2 * pieces)
     sender._pending = RangeSet([range(place, place + 1) for place in range(first, first + 2 * pieces, 2)])

@@ -134,8 +134,8 @@ async def test_who_has_not_shown_that_he_is_at_an_address_brings_no_penalty_on_i
             recorder = dial_bare(forger, peer.address)
             await scatter_handshake(recorder, Epoch.INITIAL, 8)
             await trio.sleep(0.5)
-        await trio.sleep(2)
-        assert peer.endpoint.counters.connections_accepted == OFFENCES_OF_HOST_MAX + 1
+        await trio.sleep(10)
+        assert peer.endpoint.counters.connections_accepted > OFFENCES_OF_HOST_MAX
         assert leftovers(peer.endpoint) == {}
         assert peer.named("peer.penalized") == []
         assert peer.registry.is_welcome(host(2))

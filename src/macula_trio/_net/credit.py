@@ -24,6 +24,7 @@ WINDOW_BYTES: Final = 8 * 1024 * 1024  # a frame has at most 1 MiB; at 100 ms of
 # there are 1,500.
 PIECES_UNPROVEN_MAX: Final = 256
 PIECES_MAX: Final = 2048
+HANDSHAKE_AHEAD_MAX: Final = 64 * 1024  # of a TLS message whose front is missing: all of them together take 20 KiB
 
 
 class _Window(Limit):
@@ -64,7 +65,7 @@ class InboundCredit:
         """Grant again what was taken, after each datagram.
 
         Returns:
-          False when the peer has sent too many pieces of something whose front is missing: give it up.
+          False when the peer has sent too much, or too many pieces, of something whose front is missing: give it up.
         """
         held = pieces = 0
         for stream in self._quic._streams.values():
@@ -73,10 +74,12 @@ class InboundCredit:
             if waiting:
                 held += waiting
                 pieces += len(receiver._ranges)
-        # Those of TLS are bounded by aioquic, but not in pieces, and whoever has sent one datagram may write there.
-        pieces += sum(len(stream.receiver._ranges) for stream in self._quic._crypto_streams.values())
+        # Anybody who has sent one datagram may write there, and aioquic takes half a megabyte, in any number of pieces.
+        handshake = [stream.receiver for stream in self._quic._crypto_streams.values()]
+        pieces += sum(len(receiver._ranges) for receiver in handshake)
+        ahead = max((receiver.highest_offset - receiver.starting_offset() for receiver in handshake), default=0)
         grant = self._window.used - held + self._bytes
         # Not for every byte: each grant is a frame of its own.
         if grant - self._window.granted >= self._bytes // 2:
             self._window.granted = grant
-        return pieces <= self._pieces_max
+        return pieces <= self._pieces_max and ahead <= HANDSHAKE_AHEAD_MAX

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import attrs
 import trio
+from aioquic.quic.rangeset import RangeSet
+from aioquic.tls import Epoch
 
 from macula_trio._events import Event, EventBus
 from macula_trio._identity.keys import Credentials
@@ -135,6 +137,18 @@ async def connect_bare(endpoint: QuicEndpoint, target: Address) -> Recorder:
     with trio.fail_after(PATIENCE_S):
         await recorder.completed.wait()
     return recorder
+
+
+async def scatter_handshake(recorder: Recorder, epoch: Epoch, pieces: int, first: int = 4096) -> None:
+    """Send single bytes of the handshake with holes between them, behind all that an honest client says."""
+    sender = recorder.connection._quic._crypto_streams[epoch].sender
+    sender._buffer_start, sender._buffer_stop = first, first + 2 * pieces
+    sender._buffer = bytearray(2 * pieces)
+    sender._pending = RangeSet([range(place, place + 1) for place in range(first, first + 2 * pieces, 2)])
+    sender.buffer_is_empty = False
+    for _ in range(pieces):  # one travels at a time
+        recorder.connection._endpoint._mark_written(recorder.connection)
+        await trio.sleep(0.001)
 
 
 def leftovers(endpoint: QuicEndpoint) -> dict[str, int]:

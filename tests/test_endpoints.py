@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from macula_trio._ids import NodeId
 from macula_trio._util import (
+    ENDPOINT_CHARS_MAX,
     HOST_CHARS_MAX,
     NAME_BYTES_MAX,
     REASON_CHARACTERS_MAX,
@@ -189,6 +190,19 @@ def test_an_endpoint_of_everybody_or_nobody_is_refused(host: str) -> None:
 def test_no_peer_makes_us_ask_for_a_name(text: str) -> None:
     with pytest.raises(ValueError, match="does not appear to be an IPv4 or IPv6 address"):
         numeric_endpoint(text)
+
+
+def test_what_a_peer_writes_at_length_is_not_remembered() -> None:
+    """What was read is cached by its text: of 1 MiB each, 4,096 of them are all memory."""
+    text = "https://192.0.2.7:9443"
+    longest = text + "/" * (ENDPOINT_CHARS_MAX - len(text))
+    assert numeric_endpoint(longest) == ("192.0.2.7", 9443)
+    before = numeric_endpoint.cache_info().currsize
+    for slashes in range(1, 20):
+        with pytest.raises(ValueError, match="limit 300") as error:
+            numeric_endpoint(longest + "/" * slashes)
+        assert len(str(error.value)) < 100
+    assert numeric_endpoint.cache_info().currsize == before
 
 
 def test_a_mapped_address_stays_one_because_the_socket_may_need_it() -> None:

@@ -21,6 +21,7 @@ _IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 PORT_MAX: Final = 65535
 ENDPOINTS_CACHED: Final = 4096  # read before: every answer of a lookup names twenty, mostly the same ones again
 HOST_CHARS_MAX: Final = 253  # RFC 1035, section 2.3.4, less what a name's own lengths take
+ENDPOINT_CHARS_MAX: Final = 300  # with v0.8's prefix, brackets, port and slash; what peers write is remembered above
 
 _SUBNET_BITS: Final = 64  # RFC 4291, section 2.5.4: what follows is the owner's to choose
 
@@ -94,6 +95,8 @@ def numeric_endpoint(text: str) -> Address:
     Raises:
       ValueError: malformed, a name, or the unspecified address.
     """
+    if len(text) > ENDPOINT_CHARS_MAX:
+        raise ValueError(f"endpoint of {len(text)} characters, limit {ENDPOINT_CHARS_MAX}")
     host, port = parse_endpoint(text)
     ip = ipaddress.ip_address(host)  # ValueError for a name
     embedded = _embedded(ip)

@@ -399,6 +399,18 @@ def test_rsa_keys_have_2048_to_4096_bits(bits: int, accepted: bool) -> None:
             load_spki(data)
 
 
+@pytest.mark.parametrize("bits", [17, 64, 65, 3071])
+def test_an_rsa_key_that_makes_others_compute_is_refused(bits: int) -> None:
+    """OpenSSL bounds the exponent only where the modulus has more than 3,072 bits; 5 ms for each value are many."""
+    key = rsa.RSAPublicNumbers((1 << (bits - 1)) + 1, (1 << 3071) + 1).public_key()
+    data = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    if bits <= 64:
+        assert spki(load_spki(data)) == data
+    else:
+        with pytest.raises(TrustError, match="exponent of more than 64 bits"):
+            load_spki(data)
+
+
 @pytest.mark.parametrize("size", [0, CHAIN_LENGTH_MAX + 1])
 def test_a_chain_without_a_leaf_or_with_too_many_issuers_is_refused(size: int) -> None:
     with pytest.raises(TrustError, match=f"chain of {size}"):

@@ -289,6 +289,24 @@ def test_names_may_depend_on_the_endpoint() -> None:
     refused(as_peer, judge(Trust.realm(ROOT.pem, name=hosts.get)), host, endpoint="10.0.0.2:1")
 
 
+@pytest.mark.parametrize("answer", [b"node1.example.org", 1, OSError("no file"), AttributeError("x"), ""], ids=repr)
+def test_a_function_of_names_that_fails_lets_nobody_in_and_ends_nothing(
+    answer: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is called in the midst of what a peer says, out of which nothing may come but a refusal."""
+
+    def name(_endpoint: str) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    it, host = judge(Trust.realm(ROOT.pem, name=name)), ROOT.issue(names=["node1.example.org"])
+    refused(as_peer, it, host)
+    refused(as_owner, it, host)
+    refused(it.server_check, "10.0.0.1:1")
+    assert ("name of Trust.realm failed" in caplog.text) == bool(answer)
+
+
 def test_the_name_of_a_realm_is_made_of_its_own() -> None:
     check = judge(Trust.realm(ROOT.pem)).server_check("10.0.0.1:1")
     assert check is not None

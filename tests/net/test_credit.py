@@ -6,10 +6,17 @@ import pytest
 import trio
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.rangeset import RangeSet
-from quic_tools import Proving, Recorder, connect_bare, host, leftovers, open_endpoint
+from aioquic.tls import Epoch
+from quic_tools import Proving, Recorder, connect_bare, dial_bare, host, leftovers, open_endpoint, scatter_handshake
 
 from macula_trio._net import credit
-from macula_trio._net.credit import PIECES_MAX, PIECES_UNPROVEN_MAX, WINDOW_BYTES, WINDOW_UNPROVEN_BYTES
+from macula_trio._net.credit import (
+    HANDSHAKE_AHEAD_MAX,
+    PIECES_MAX,
+    PIECES_UNPROVEN_MAX,
+    WINDOW_BYTES,
+    WINDOW_UNPROVEN_BYTES,
+)
 from macula_trio._net.quic import CloseReason, Connection
 from macula_trio.errors import ErrorCode
 from macula_trio.testing import SimNetwork
@@ -99,6 +106,39 @@ async def test_very_many_pieces_end_the_connection(
         await trio.sleep(1)
         assert heard[0].reason is CloseReason.FAILED
         assert heard[0].detail == ErrorCode.LIMIT_EXCEEDED
+
+
+@pytest.mark.parametrize("epoch", [Epoch.INITIAL, Epoch.ONE_RTT], ids=lambda epoch: epoch.name)
+@pytest.mark.parametrize("first", [4096, HANDSHAKE_AHEAD_MAX], ids=["many pieces", "far ahead"])
+async def test_pieces_of_a_handshake_are_bounded_in_number_and_reach(
+    epoch: Epoch, first: int, autojump_clock: Clock
+) -> None:
+    """Anybody may write there, with his first datagrams, and aioquic would walk all pieces for each new one."""
+    network = SimNetwork()
+    pieces = 1 if first >= HANDSHAKE_AHEAD_MAX else 2 * PIECES_UNPROVEN_MAX
+    heard: list[Recorder] = []
+    lingers: list[bool] = []
+
+    class Witness(Recorder):
+        def connection_lost(self, reason: CloseReason, detail: str) -> None:
+            super().connection_lost(reason, detail)
+            lingers.append(self.connection in target._connections)
+
+    def listen(connection: Connection) -> Recorder:
+        heard.append(Witness(connection))
+        return heard[-1]
+
+    async with open_endpoint(network, 1, accept=listen) as target, open_endpoint(network, 2) as attacker:
+        if epoch is Epoch.INITIAL:
+            recorder = dial_bare(attacker, host(1))
+        else:
+            recorder = await connect_bare(attacker, host(1))
+        await scatter_handshake(recorder, epoch, pieces, first)
+        await trio.sleep(0.1)
+        assert (heard[0].reason, heard[0].detail) == (CloseReason.FAILED, ErrorCode.LIMIT_EXCEEDED)
+        assert lingers[0] == (epoch is Epoch.ONE_RTT), "a close that takes its time is for whom we know to be there"
+        await trio.sleep(60)
+        assert leftovers(target) == {}
 
 
 async def test_what_was_taken_is_granted_again(autojump_clock: Clock) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
+from authorisation_tools import watch
 
 import macula_trio as macula
 from macula_trio import Outcome, abc
@@ -34,6 +35,24 @@ async def test_a_call_of_an_endless_name_is_answered_in_short(autojump_clock: Cl
         assert reply.error.code == "no_handler"
         assert len(reply.error.message) < 1000
         assert await attacker.call("a.b") == "fine"
+
+
+async def test_no_event_quotes_a_peer_at_length(autojump_clock: Clock) -> None:
+    """Thousands of events wait for a reader that is slow; each with 1 MiB of a peer's they would be all memory."""
+    endless = "x" * 300_000
+    message = wire.Publish(topic="a.b", payload=b"", message_id=bytes(16), content_type=endless)
+    envelope = wire.PubsubRoute(
+        destination_node_id=KEY, source_node_id=KEY, hop_count=0, max_hops=10, topic=endless, payload=message
+    )
+    async with open_mesh(2) as (victim, attacker), victim.subscribe("a.b"):
+        link = link_between(attacker, victim)
+        events = watch(victim)
+        for said in (wire.Cast(procedure=endless, args=b""), message, envelope):
+            link.send_nowait(said)
+        await trio.sleep(1)
+        told = {event.name: event.facts for event in events}
+        assert {"rpc.cast_dropped", "pubsub.bad_payload", "pubsub.refused"} <= told.keys()
+        assert all(len(str(facts)) < 1000 for facts in told.values())
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import attrs
 import pytest
 import trio
 from message_examples import CALL, EXAMPLES, ID, KEY
-from quic_tools import REALM, Peer, Recorder, connect_bare, credentials, host, open_endpoint, open_peer
+from quic_tools import REALM, Peer, Recorder, connect_bare, credentials, host, leftovers, open_endpoint, open_peer
 
 import macula_trio as macula
 from macula_trio._ids import Contact
@@ -493,6 +493,20 @@ async def test_a_peer_that_wants_to_hear_no_more_loses_the_link_and_harms_nobody
         [link] = scene.peer.registry.links
         assert link.node_id == third.node_id
         assert (await link.ask(wire.Ping(timestamp=9), wire.Pong)).timestamp == 9
+
+
+async def test_who_refuses_the_stream_before_it_has_its_answer_never_becomes_a_link(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The answer ends the connection; a link made live behind that would never end, and free keys make many."""
+    async with a_scene() as scene:
+        recorder = await scene.connect()
+        recorder.say(good_connect(recorder))
+        recorder.connection._quic.stop_stream(0, 1)  # travels in front of the data
+        await trio.sleep(0.5)
+        assert scene.peer.endpoint.counters.connections_broken == 1
+        assert scene.peer.registry.links == scene.peer.named("link.opened") == []
+        assert leftovers(scene.peer.endpoint) == {}
 
 
 async def test_a_peer_may_begin_frames_on_a_bounded_number_of_streams(autojump_clock: trio.testing.MockClock) -> None:

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import pytest
 import trio
-from quic_tools import REALM, Peer, connect_bare, credentials, host, open_endpoint, open_peer
+from aioquic.tls import Epoch
+from quic_tools import (
+    REALM,
+    Peer,
+    connect_bare,
+    credentials,
+    dial_bare,
+    host,
+    leftovers,
+    open_endpoint,
+    open_peer,
+    scatter_handshake,
+)
 
 from macula_trio._ids import Contact
+from macula_trio._net import credit
 from macula_trio._net.admission import Admission
 from macula_trio._peer import penalties
 from macula_trio._peer.handshake import LocalParty, make_connect
@@ -108,6 +121,24 @@ async def test_the_other_links_of_an_offender_end_with_the_penalty(autojump_cloc
         link = await other.registry.link_to(peer.contact)
         await offend(peer, network, OFFENCES_OF_NODE_MAX + 1, identity=50)
         assert link.is_closed
+
+
+async def test_who_has_not_shown_that_he_is_at_an_address_brings_no_penalty_on_it(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first datagrams of a connection may come from a forged address: that of somebody who shall be shut out."""
+    monkeypatch.setattr(credit, "PIECES_UNPROVEN_MAX", 4)
+    network = SimNetwork()
+    async with open_peer(network, 1) as peer, open_endpoint(network, 2) as forger:
+        for _ in range(OFFENCES_OF_HOST_MAX + 1):
+            recorder = dial_bare(forger, peer.address)
+            await scatter_handshake(recorder, Epoch.INITIAL, 8)
+            await trio.sleep(0.5)
+        await trio.sleep(10)
+        assert peer.endpoint.counters.connections_accepted > OFFENCES_OF_HOST_MAX
+        assert leftovers(peer.endpoint) == {}
+        assert peer.named("peer.penalized") == []
+        assert peer.registry.is_welcome(host(2))
 
 
 async def test_who_shares_this_machine_is_known_by_its_id_alone(autojump_clock: Clock) -> None:

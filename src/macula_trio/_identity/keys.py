@@ -25,6 +25,7 @@ PublicKey: TypeAlias = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey | rs
 
 RSA_BITS_MIN: Final = 2048  # below is breakable
 RSA_BITS_MAX: Final = 4096  # above, one verification costs a peer milliseconds
+RSA_EXPONENT_BITS_MAX: Final = 64  # likewise: one of 3072 bits makes it a hundred times as dear; everybody has 17
 SPKI_BYTES_MAX: Final = 1024  # RSA-4096 takes 550
 CHAIN_LENGTH_MAX: Final = 8  # a leaf, its issuers, and room; each costs parsing before anything is proven
 PASSWORD_BYTES_MAX: Final = 1023  # what OpenSSL takes
@@ -50,13 +51,15 @@ def _accepted(key: object) -> PublicKey:
     """Give back a public key of an algorithm that the wire allows.
 
     Raises:
-      TrustError: another algorithm, curve or size.
+      TrustError: another algorithm, curve, size or exponent.
     """
     if isinstance(key, ed25519.Ed25519PublicKey):
         return key
     if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _EC_HASHES:
         return key
     if isinstance(key, rsa.RSAPublicKey) and RSA_BITS_MIN <= key.key_size <= RSA_BITS_MAX:
+        if key.public_numbers().e.bit_length() > RSA_EXPONENT_BITS_MAX:
+            raise TrustError(f"RSA key with a public exponent of more than {RSA_EXPONENT_BITS_MAX} bits")
         return key
     raise TrustError("key is not Ed25519, ECDSA P-256 or P-384, or RSA of 2048 to 4096 bits")
 

@@ -24,6 +24,7 @@ WINDOW_BYTES: Final = 8 * 1024 * 1024  # a frame has at most 1 MiB; at 100 ms of
 # there are 1,500.
 PIECES_UNPROVEN_MAX: Final = 256
 PIECES_MAX: Final = 2048
+HANDSHAKE_AHEAD_MAX: Final = 64 * 1024  # of a TLS message whose front is missing: all of them together take 20 KiB
 
 
 class _Window(Limit):
@@ -48,7 +49,7 @@ class InboundCredit:
     """
 
     def __init__(self, quic: QuicConnection) -> None:
-        self._streams = quic._streams
+        self._quic = quic
         self._bytes = WINDOW_UNPROVEN_BYTES
         self._pieces_max = PIECES_UNPROVEN_MAX
         self._window = _Window(QuicFrameType.MAX_DATA, "max_data", self._bytes)
@@ -64,17 +65,21 @@ class InboundCredit:
         """Grant again what was taken, after each datagram.
 
         Returns:
-          False when the peer has sent too many pieces of something whose front is missing: give it up.
+          False when the peer has sent too much, or too many pieces, of something whose front is missing: give it up.
         """
         held = pieces = 0
-        for stream in self._streams.values():
+        for stream in self._quic._streams.values():
             receiver = stream.receiver
             waiting = 0 if receiver.is_finished else receiver.highest_offset - receiver.starting_offset()
             if waiting:
                 held += waiting
                 pieces += len(receiver._ranges)
+        # Anybody who has sent one datagram may write there, and aioquic takes half a megabyte, in any number of pieces.
+        handshake = [stream.receiver for stream in self._quic._crypto_streams.values()]
+        pieces += sum(len(receiver._ranges) for receiver in handshake)
+        ahead = max((receiver.highest_offset - receiver.starting_offset() for receiver in handshake), default=0)
         grant = self._window.used - held + self._bytes
         # Not for every byte: each grant is a frame of its own.
         if grant - self._window.granted >= self._bytes // 2:
             self._window.granted = grant
-        return pieces <= self._pieces_max
+        return pieces <= self._pieces_max and ahead <= HANDSHAKE_AHEAD_MAX

@@ -414,7 +414,10 @@ class QuicEndpoint:
         with self._contained(connection):
             within_bounds = connection._credit.update()
         if not within_bounds or connection._withheld > connection._withheld_max:
-            self._close(connection, CloseReason.FAILED, ErrorCode.LIMIT_EXCEEDED, error_code=1)
+            if connection._binding:
+                self._close(connection, CloseReason.FAILED, ErrorCode.LIMIT_EXCEEDED, error_code=1)
+            else:  # a close takes a second, and whoever forges addresses would begin very many of them meanwhile
+                self._abandon(connection, ErrorCode.LIMIT_EXCEEDED)
         if connection in self._connections:
             self._read[connection] = None
             self._work.set()
@@ -599,6 +602,11 @@ class QuicEndpoint:
         connection._deadline = inf
         self._flush_one(connection)
 
+    def _abandon(self, connection: Connection, detail: str) -> None:
+        """End a connection without another word to the peer."""
+        self._forget(connection)
+        self._tell_lost(connection, CloseReason.FAILED, detail)
+
     def _forget(self, connection: Connection) -> None:
         self._connections.pop(connection, None)
         self._timers.disarm(connection)
@@ -626,8 +634,7 @@ class QuicEndpoint:
             self.counters.connections_broken += 1
             logger.warning("connection with %s:%d broken by %s: %s", *connection.path, type(exc).__name__, exc)
             logger.debug("traceback of the broken connection", exc_info=True)
-            self._forget(connection)
-            self._tell_lost(connection, CloseReason.FAILED, f"{type(exc).__name__}: {exc}")
+            self._abandon(connection, f"{type(exc).__name__}: {exc}")
 
 
 def _initial_header(data: bytes) -> QuicHeader | None:

@@ -410,7 +410,7 @@ class QuicLink:
         callbacks, self._close_callbacks = self._close_callbacks, {}
         for callback in callbacks:
             callback()
-        if reason is CloseReason.FAILED:
+        if reason is CloseReason.FAILED and self._connection.binding:  # before, the address may be forged
             self._context.offended(self)
         if was_live:
             self._context.events.emit("link.closed", peer=_hex(self.node_id), reason=str(self._error))
@@ -485,6 +485,8 @@ class QuicLink:
             self._refuse(exc)
 
     def _become_live(self, peer: RemoteParty) -> None:
+        if self.is_closed:
+            return  # by our PONG, if the peer has refused the stream: nobody would tell us of the end once more
         self._peer = peer
         self._state = LinkState.LIVE
         self._connection.proven()

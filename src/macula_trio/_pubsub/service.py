@@ -20,7 +20,7 @@ from macula_trio._authorisation import Allowance
 from macula_trio._events import EventBus
 from macula_trio._ids import Contact, NodeId, dht_key, hex_or_none
 from macula_trio._peer.handshake import MSGPACK
-from macula_trio._util import validate_headers, validate_name
+from macula_trio._util import clip, validate_headers, validate_name
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import CONTENT_JSON, CONTENT_MSGPACK, CONTENT_OCTETS, decode_payload, encode_payload
 from macula_trio._wire.envelope import HOPS_MAX, Origin, origin_of, refusal_of
@@ -229,7 +229,7 @@ class PubSubService:
     def _on_route(self, link: Link, route: wire.PubsubRoute) -> None:
         if refusal_of(route, self._own) is not None:
             self._envelopes_refused += 1
-            self._events.emit("pubsub.refused", topic=route.topic, hop_count=route.hop_count)
+            self._events.emit("pubsub.refused", topic=clip(route.topic), hop_count=route.hop_count)
             return
         self._receive(route.payload, origin_of(link, route.source_node_id), sequence=route.delivery_seq or 0)
 
@@ -260,7 +260,7 @@ class PubSubService:
             try:
                 payload = decode_payload(message.payload, message.content_type)  # each gets a copy of its own
             except RemoteProtocolError as exc:
-                self._events.emit("pubsub.bad_payload", topic=message.topic, reason=str(exc))
+                self._events.emit("pubsub.bad_payload", topic=message.topic, reason=clip(str(exc)))
                 return None
             fits = subscription._deliver(
                 Message(

@@ -331,7 +331,7 @@ class RpcService:
         )
         incoming = Incoming.bare(link, call)
         if offer is None or self._ledger.admit(incoming.key, trio.current_time()) != "run":
-            self._events.emit("rpc.cast_dropped", procedure=cast.procedure)
+            self._events.emit("rpc.cast_dropped", procedure=clip(cast.procedure))
         elif not self._background.start_soon(self._serve_cast, incoming, offer, name=f"cast {cast.procedure}"):
             self._ledger.finish(incoming.key)
 

@@ -353,7 +353,7 @@ class Node:
           ValueError: from or to `Trust.unverified`, which is decided when a node opens.
         """
         self._require_open()
-        loaded = load_trust(trust or self._config.trust)
+        loaded = load_trust(trust or self._party.trust)
         if (loaded.kind == "unverified") is not (self._party.trust.kind == "unverified"):
             raise ValueError("Trust.unverified: how a node speaks is decided when it opens; open another one")
         self._party.change_trust(loaded)

@@ -283,6 +283,18 @@ async def test_a_list_that_is_read_again_ends_the_links_of_those_who_are_gone(
         await three.ping(macula.Contact(node_id=one.node_id, endpoint=one.endpoint))
 
 
+async def test_what_is_read_again_is_the_file_of_the_policy_in_force(autojump_clock: Clock, tmp_path: Path) -> None:
+    file = tmp_path / "members"
+    file.write_text(f"{sim_identity(2).node_id.hex()}\n")
+    async with a_mesh(macula.Trust.open(), 3) as (_, (one, two, three)):
+        one.reload_trust(macula.Trust.only(file))
+        assert {peer.node_id for peer in one.peers()} == {two.node_id}
+        file.write_text(f"{three.node_id.hex()}\n")
+        one.reload_trust()
+        assert one.trust == macula.Trust(kind="only", node_ids=frozenset([three.node_id]), path=file)
+        assert one.peers() == []
+
+
 async def test_another_authority_ends_the_links_of_the_old_one(autojump_clock: Clock, tmp_path: Path) -> None:
     file, other = tmp_path / "ca.pem", Authority.create(2)
     file.write_bytes(ROOT.pem + other.pem)

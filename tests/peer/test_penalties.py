@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import trio
-from quic_tools import REALM, Peer, connect_bare, credentials, host, open_endpoint, open_peer
+from quic_tools import REALM, Peer, connect_bare, credentials, dial_bare, host, open_endpoint, open_peer
 
 from macula_trio._ids import Contact
 from macula_trio._net.admission import Admission
+from macula_trio._net.quic import Connection
 from macula_trio._peer import penalties
 from macula_trio._peer.handshake import LocalParty, make_connect
+from macula_trio._peer.link import QuicLink
 from macula_trio._peer.penalties import (
     OFFENCE_PERIOD_S,
     OFFENCES_OF_HOST_MAX,
@@ -108,6 +110,29 @@ async def test_the_other_links_of_an_offender_end_with_the_penalty(autojump_cloc
         link = await other.registry.link_to(peer.contact)
         await offend(peer, network, OFFENCES_OF_NODE_MAX + 1, identity=50)
         assert link.is_closed
+
+
+async def test_a_handshake_that_breaks_is_not_held_against_the_host_that_it_claims_to_come_from(
+    autojump_clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Until it is through, anybody can have written that address into his datagrams."""
+
+    def fail(*_args: object, **_more: object) -> None:
+        raise ArithmeticError("planted")
+
+    def break_off(connection: Connection, link: QuicLink) -> QuicLink:
+        if connection.path == host(2):
+            connection._quic.receive_datagram = fail  # type: ignore[method-assign]
+        return link
+
+    network = SimNetwork()
+    async with open_peer(network, 1, wrap=break_off) as peer, open_endpoint(network, 2) as attacker:
+        for _ in range(2 * OFFENCES_OF_HOST_MAX):
+            dial_bare(attacker, peer.address)
+        await trio.sleep(0.5)
+        assert peer.endpoint.counters.connections_broken >= 2 * OFFENCES_OF_HOST_MAX
+        assert peer.named("peer.penalized") == []
+        assert peer.registry.is_welcome(host(2))
 
 
 async def test_who_shares_this_machine_is_known_by_its_id_alone(autojump_clock: Clock) -> None:

@@ -410,7 +410,8 @@ class QuicLink:
         callbacks, self._close_callbacks = self._close_callbacks, {}
         for callback in callbacks:
             callback()
-        if reason is CloseReason.FAILED:
+        # Before the handshake is through, the address may be forged, and its owner would pay for it.
+        if reason is CloseReason.FAILED and (self.is_dialed or self._connection.binding):
             self._context.offended(self)
         if was_live:
             self._context.events.emit("link.closed", peer=_hex(self.node_id), reason=str(self._error))

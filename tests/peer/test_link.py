@@ -713,6 +713,34 @@ async def test_a_bad_proof_is_refused_even_where_none_is_needed(
         assert scene.peer.registry.links == []
 
 
+@pytest.mark.parametrize("first", [(), (wire.Ping(timestamp=1),)], ids=["first", "later"])
+async def test_a_stranger_that_says_a_blocked_id_is_taken_at_its_word(
+    first: tuple[Message, ...], autojump_clock: trio.testing.MockClock
+) -> None:
+    """A v0.8 peer proves nothing, and it too can be blocked, as long as it does not lie."""
+    async with unverified() as scene:
+        scene.peer.party.judge.block(macula.NodeId(KEY))
+        recorder = await scene.connect()
+        for message in first:
+            recorder.say(message)
+        recorder.say(V08_CONNECT)
+        await trio.sleep(0.5)
+        assert scene.peer.refused == {ErrorCode.UNTRUSTED: 1}
+        assert scene.peer.registry.links == []
+
+
+async def test_a_live_link_with_a_stranger_ends_when_the_id_that_it_says_is_blocked(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with unverified() as scene:
+        recorder = await scene.connect()
+        recorder.say(V08_CONNECT)
+        await trio.sleep(0.2)
+        scene.peer.party.judge.block(macula.NodeId(KEY))
+        scene.peer.registry.judge_again()
+        assert scene.peer.registry.links == []
+
+
 async def test_a_stranger_that_claims_a_proven_peer_s_id_does_not_replace_it(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -289,6 +289,19 @@ def test_names_may_depend_on_the_endpoint() -> None:
     refused(as_peer, judge(Trust.realm(ROOT.pem, name=hosts.get)), host, endpoint="10.0.0.2:1")
 
 
+def test_whatever_a_function_for_names_does_it_is_a_refusal_and_no_more() -> None:
+    """It is the application's, and is asked in the midst of what a peer has sent."""
+
+    def fails(_endpoint: str) -> str:
+        raise AttributeError("a mistake")
+
+    for name in (fails, lambda _endpoint: b"bytes", lambda _endpoint: 5):
+        it = judge(Trust.realm(ROOT.pem, name=name))  # type: ignore[arg-type]
+        for action in (as_peer, as_owner):
+            refused(action, it, ROOT.issue(), endpoint="10.0.0.1:1")
+        refused(it.server_check, "10.0.0.1:1")
+
+
 def test_the_name_of_a_realm_is_made_of_its_own() -> None:
     check = judge(Trust.realm(ROOT.pem)).server_check("10.0.0.1:1")
     assert check is not None

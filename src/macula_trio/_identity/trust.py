@@ -27,7 +27,7 @@ from macula_trio.errors import ErrorCode, TrustError
 
 OWNERS_REMEMBERED: Final = 4096  # whose certificates were good: values of one owner come again and again
 OWNER_CHAIN_BYTES_MAX: Final = 8 * 1024  # of certificates beside a value: 64 values of 4 KiB share one frame of 1 MiB
-BLOCKED_MAX: Final = 65_536
+BLOCKED_MAX: Final = 65_536  # as many as a list of `Trust.only` may have: who must name more wants such a list
 
 
 @attrs.frozen
@@ -173,11 +173,15 @@ class TrustJudge:
         if endpoint is None:
             raise TrustError("it announces no endpoint, on which its name depends", code=ErrorCode.UNTRUSTED)
         try:
-            found = name(format_endpoint(numeric_endpoint(endpoint)))
+            found: object = name(format_endpoint(numeric_endpoint(endpoint)))
         except (ValueError, LookupError) as exc:
             raise TrustError(f"nobody is known by a name at {clip(endpoint)}", code=ErrorCode.UNTRUSTED) from exc
-        if found is None:
-            raise TrustError(f"nobody is known by a name at {endpoint}", code=ErrorCode.UNTRUSTED)
+        except Exception as exc:  # the function is the application's, and we are in the midst of a peer's bytes
+            text = f"the function for names fails at {clip(endpoint)}: {type(exc).__name__}: {clip(str(exc))}"
+            raise TrustError(text, code=ErrorCode.UNTRUSTED) from exc
+        if not isinstance(found, str):
+            what = "nobody is known by a name" if found is None else f"the function for names gives {clip(repr(found))}"
+            raise TrustError(f"{what} at {clip(endpoint)}", code=ErrorCode.UNTRUSTED)
         return found
 
     def _judge_certificates(

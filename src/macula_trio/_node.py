@@ -35,8 +35,9 @@ from macula_trio._peer.handshake import LEAF, MSGPACK, LocalParty
 from macula_trio._peer.link import QuicLink
 from macula_trio._peer.registry import LinkRegistry
 from macula_trio._pubsub.service import PublishReport, PubSubService, Subscription
+from macula_trio._rpc.callee import CallSettings
 from macula_trio._rpc.offer import Handler
-from macula_trio._rpc.service import CallSettings, RpcService
+from macula_trio._rpc.service import RpcService
 from macula_trio._trust import Trust
 from macula_trio._util import Address, format_endpoint, is_unspecified, parse_bootstrap, parse_endpoint, validate_name
 from macula_trio._views import EventStream, NodeStatistics, PeerInfo
@@ -449,10 +450,10 @@ class Node:
             datagrams_lost=self._quic.datagrams_lost,
             table_size=len(self._dht.known_nodes()),
             stored_values=len(self._dht.stored_values()),
-            calls_running=self._rpc.running,
-            calls_forbidden=self._rpc.forbidden,
+            calls_running=self._rpc.callee.running,
+            calls_forbidden=self._rpc.callee.forbidden,
             messages_forbidden=self._pubsub.forbidden,
-            envelopes_refused=self._rpc.envelopes_refused + self._pubsub.envelopes_refused,
+            envelopes_refused=self._rpc.callee.envelopes_refused + self._pubsub.envelopes_refused,
         )
 
     def _require_open(self) -> None:

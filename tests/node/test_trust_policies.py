@@ -13,6 +13,7 @@ import trio
 import trustme
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from node_tools import add, first
 from realm_tools import NAME, REALM, SERVER, Authority, usage
 
 import macula_trio as macula
@@ -24,11 +25,6 @@ from macula_trio.testing.network import EPOCH_MS
 Clock = trio.testing.MockClock
 ROOT = Authority.create()
 MEMBER = ROOT.issue(7)
-
-
-async def add(call: macula.Call) -> object:
-    assert isinstance(call.args, dict)
-    return call.args["a"] + call.args["b"]
 
 
 def config(trust: macula.Trust, **changes: Any) -> macula.NodeConfig:
@@ -215,14 +211,6 @@ async def test_a_certificate_that_expires_ends_its_links(autojump_clock: Clock) 
         assert member.peers() == []
         with pytest.raises(macula.TrustError, match="expired"):
             await visitor.ping(macula.Contact(node_id=member.node_id, endpoint=member.endpoint))
-
-
-async def first(events: macula.EventStream, name: str) -> macula.Event:
-    with trio.fail_after(5):
-        async for event in events:
-            if event.name == name:
-                return event
-    raise AssertionError(name)
 
 
 # -- lists and pins --------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
+from node_tools import link_between
 
 import macula_trio as macula
 from macula_trio import Outcome, abc
@@ -18,12 +19,6 @@ KEY = bytes(32)
 
 async def fine(call: macula.Call) -> object:
     return "fine"
-
-
-def link_between(one: macula.Node, other: macula.Node) -> abc.Link:
-    link = one._registry.live_link(other.node_id)
-    assert link is not None
-    return link
 
 
 async def test_a_call_of_an_endless_name_is_answered_in_short(autojump_clock: Clock) -> None:

@@ -83,6 +83,7 @@ async def test_a_node_that_insists_is_refused_for_a_while_wherever_it_comes_from
         assert [e.facts["offender"] for e in peer.named("peer.penalized")] == [credentials(50).node_id.hex()]
         with pytest.raises(TrustError, match="is refused for"):
             await peer.registry.link_to(Contact(node_id=honest.node_id, endpoint=format_endpoint(host(3))))
+        assert peer.endpoint.counters.connections_dialed == 0, "nor is it dialed"
         await trio.sleep(REFUSED_S)
         assert (await honest.registry.link_to(peer.contact)).node_id == peer.node_id
 

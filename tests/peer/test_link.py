@@ -16,9 +16,10 @@ from quic_tools import REALM, Peer, Recorder, connect_bare, credentials, host, o
 import macula_trio as macula
 from macula_trio._ids import Contact
 from macula_trio._net.quic import HANDSHAKE_DEADLINE_S, CloseReason, Connection, QuicEndpoint
+from macula_trio._peer.backlog import BACKLOG_BYTES_MAX
 from macula_trio._peer.budget import TokenBucket
 from macula_trio._peer.handshake import HANDSHAKE_PAYLOAD_BYTES_MAX, LocalParty, RemoteParty, make_connect, make_pong
-from macula_trio._peer.link import BACKLOG_BYTES_MAX, STREAMS_MAX
+from macula_trio._peer.link import STREAMS_MAX
 from macula_trio._trust import Trust
 from macula_trio._util import format_endpoint, parse_endpoint
 from macula_trio._wire import messages as wire
@@ -631,7 +632,8 @@ async def test_a_peer_that_asks_and_never_reads_is_given_up(
         for _ in range(2 * BACKLOG_BYTES_MAX // 500_000):
             recorder.say(wire.FindNode(target=KEY, correlation_id=ID))
             await trio.sleep(0.05)
-            for mark in range(link._written - 200, link._written + 1) if forges else ():
+            written = link._backlog._written
+            for mark in range(written - 200, written + 1) if forges else ():
                 recorder.say(wire.Pong(timestamp=-1 - mark, server_time=0))
         assert link.is_closed
         assert "has not taken" in str(peer.named("link.closed")[0].facts["reason"])

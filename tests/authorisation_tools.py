@@ -57,20 +57,8 @@ class Sleeper:
         return len(self.calls)
 
 
-def watch(node: macula.Node) -> list[Event]:
-    events: list[Event] = []
-    node._events.listen(events.append)
-    return events
-
-
 def facts(events: list[Event], name: str) -> list[dict[str, Any]]:
     return [dict(event.facts) for event in events if event.name == name]
-
-
-def link_between(one: macula.Node, other: macula.Node) -> Any:
-    link = one._registry.live_link(other.node_id)
-    assert link is not None
-    return link
 
 
 async def code_of(caller: macula.Node, procedure: str = "a.b", **options: Any) -> str:

@@ -81,10 +81,17 @@ ONLY_IN: Final = {
 # Private parts of Trio and aioquic: what replays need, and the one thing without which a stranger takes all memory.
 PRIVATE_IN: Final = ("_net/credit.py", "testing/_determinism.py")
 BROAD_EXCEPT_IN: Final = {
-    # _authorisation.py asks rules of the application, _rpc/service.py runs handlers of it.
-    "Exception": ("_authorisation.py", "_cli/*", "_net/quic.py", "_rpc/service.py", "testing/_scenario.py"),
+    # _authorisation.py and _identity/trust.py ask rules of the application, _rpc/callee.py runs handlers of it.
+    "Exception": (
+        "_authorisation.py",
+        "_cli/*",
+        "_identity/trust.py",
+        "_net/quic.py",
+        "_rpc/callee.py",
+        "testing/_scenario.py",
+    ),
     # _background.py tells a body's error from those of the nursery that its block hides.
-    "BaseException": ("_background.py", "_cli/*", "_net/quic.py", "_rpc/service.py"),
+    "BaseException": ("_background.py", "_cli/*", "_net/quic.py", "_rpc/callee.py"),
 }
 THREADS_IN: Final = ("_store/sqlite.py",)  # SQLite blocks
 FACES: Final = {"__init__.py", "_public.py", "testing/__init__.py", "testing/_public.py", "wire.py"}
@@ -367,7 +374,7 @@ ALLOWED: Final = [
     ("_node.py", "import random, os\nos.urandom(16)"),
     ("_background.py", "try:\n    f()\nexcept BaseException:\n    raise"),
     ("_peer/link.py", "import os\nos.path.join\nimport time\ntime.monotonic()"),
-    ("_rpc/service.py", "try:\n    f()\nexcept Exception:\n    pass"),
+    ("_rpc/callee.py", "try:\n    f()\nexcept Exception:\n    pass"),
     ("_store/sqlite.py", "import sqlite3, trio\ntrio.to_thread.run_sync(f)"),
     ("_cli/main.py", "import asyncio\nimport macula_trio\nmacula_trio.open_node"),
     ("testing/_determinism.py", "def f(quic):\n    return quic._streams"),

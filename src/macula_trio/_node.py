@@ -37,8 +37,9 @@ from macula_trio._peer.handshake import LEAF, MSGPACK, LocalParty
 from macula_trio._peer.link import QuicLink
 from macula_trio._peer.registry import LinkRegistry
 from macula_trio._pubsub.service import PublishReport, PubSubService, Subscription
+from macula_trio._rpc.callee import CallSettings
 from macula_trio._rpc.offer import Handler
-from macula_trio._rpc.service import CallSettings, RpcService
+from macula_trio._rpc.service import RpcService
 from macula_trio._trust import Trust
 from macula_trio._util import Address, format_endpoint, is_unspecified, parse_bootstrap, parse_endpoint, validate_name
 from macula_trio._views import EventStream, NodeStatistics, PeerInfo
@@ -363,7 +364,7 @@ class Node:
           ValueError: from or to `Trust.unverified`, which is decided when a node opens.
         """
         self._require_open()
-        loaded = load_trust(trust or self._config.trust)
+        loaded = load_trust(trust or self._party.trust)
         if (loaded.kind == "unverified") is not (self._party.trust.kind == "unverified"):
             raise ValueError("Trust.unverified: how a node speaks is decided when it opens; open another one")
         self._party.change_trust(loaded)
@@ -499,10 +500,10 @@ class Node:
             datagrams_lost=self._quic.datagrams_lost,
             table_size=len(self._dht.known_nodes()),
             stored_values=len(self._dht.stored_values()),
-            calls_running=self._rpc.running,
-            calls_forbidden=self._rpc.forbidden,
+            calls_running=self._rpc.callee.running,
+            calls_forbidden=self._rpc.callee.forbidden,
             messages_forbidden=self._pubsub.forbidden,
-            envelopes_refused=self._rpc.envelopes_refused + self._pubsub.envelopes_refused,
+            envelopes_refused=self._rpc.callee.envelopes_refused + self._pubsub.envelopes_refused,
         )
 
     def _require_open(self) -> None:

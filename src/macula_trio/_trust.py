@@ -1,7 +1,7 @@
 """Whom a node talks to: the policy as its owner states it (DESIGN section 5).
 
-Only says what is wanted; `macula_trio._identity.trust` judges by it, and `macula_trio._identity.files` reads the files
-that it names.
+Only says what is wanted; `macula_trio._identity.trust` judges by it, and `macula_trio._identity.trust_file` reads the
+file that it names.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ ENDPOINTS_CACHED: Final = 4096  # read before: every answer of a lookup names tw
 HOST_CHARS_MAX: Final = 253  # RFC 1035, section 2.3.4, less what a name's own lengths take
 ENDPOINT_CHARS_MAX: Final = 300  # with v0.8's prefix, brackets, port and slash; what peers write is remembered above
 
-_SUBNET_BITS: Final = 64  # RFC 4291, section 2.5.4: what follows is the owner's to choose
+_SUBNET_BITS: Final = 64  # of IPv6; RFC 4291, section 2.5.4: what follows is the owner's to choose
+_SITE_BITS: Final = 24  # of IPv4; the smallest network that routers of the Internet tell each other of
 
 _PORT = re.compile(r"[0-9]{1,5}")
 _URL_PREFIX = "https://"  # how v0.8 announces endpoints; accepted on receipt, never written
@@ -171,7 +172,7 @@ def public_network(host: str) -> str | None:
     if not is_numeric(host) or is_private(host):
         return None
     ip = _embedded(ipaddress.ip_address(host))
-    owned_bits = 24 if isinstance(ip, ipaddress.IPv4Address) else 64
+    owned_bits = _SITE_BITS if isinstance(ip, ipaddress.IPv4Address) else _SUBNET_BITS
     return f"{ip.version}:{int(ip) >> (ip.max_prefixlen - owned_bits):x}"
 
 

@@ -20,12 +20,11 @@ from authorisation_tools import (
     Sleeper,
     code_of,
     facts,
-    link_between,
     outsider,
     pubsub_route,
     received,
-    watch,
 )
+from node_tools import link_between, watch
 from quic_tools import REALM, connect_bare, open_endpoint
 
 import macula_trio as macula

@@ -6,6 +6,7 @@ from math import inf
 
 import pytest
 import trio
+from node_tools import add
 
 import macula_trio as macula
 from macula_trio._wire.messages import Call as CallMessage
@@ -13,11 +14,6 @@ from macula_trio._wire.messages import Reply
 from macula_trio.testing import SimNetwork, open_mesh
 
 Clock = trio.testing.MockClock
-
-
-async def add(call: macula.Call) -> object:
-    assert isinstance(call.args, dict)
-    return call.args["a"] + call.args["b"]
 
 
 async def test_two_hundred_calls_in_a_row_and_at_once_go_over_one_link(autojump_clock: Clock) -> None:

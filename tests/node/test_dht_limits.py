@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+from node_tools import link_between, watch
 from quic_tools import connect_bare, host, open_endpoint
 
 import macula_trio as macula
@@ -27,18 +28,6 @@ REALM = "org.example.test"
 VICTIM = "10.66.66.66:9443"
 
 
-def link_between(one: macula.Node, other: macula.Node) -> abc.Link:
-    link = one._registry.live_link(other.node_id)
-    assert link is not None
-    return link
-
-
-def listen(node: macula.Node, *names: str) -> list[macula.Event]:
-    events: list[macula.Event] = []
-    node._events.listen(lambda event: events.append(event) if event.name in names else None)
-    return events
-
-
 def correlation(number: int) -> bytes:
     return number.to_bytes(16, "big")
 
@@ -48,7 +37,7 @@ async def test_who_stores_without_end_is_refused_and_others_are_not(
 ) -> None:
     monkeypatch.setattr(quota, "STORES_PER_MINUTE", 6)  # so that a few moments give nothing back
     async with open_mesh(3) as (victim, attacker, other):
-        events = listen(victim, "dht.rate_limited", "dht.value_refused")
+        events = watch(victim, "dht.rate_limited", "dht.value_refused")
         link = link_between(attacker, victim)
         assert victim.node_id in (await attacker.store(KEY, {})).stored
         value = next(held.to_value() for held in victim.stored_values() if held.node_id == attacker.node_id)
@@ -78,7 +67,7 @@ async def test_who_stores_without_end_is_refused_and_others_are_not(
 
 async def test_who_stores_what_nobody_has_signed_is_soon_not_listened_to(autojump_clock: Clock) -> None:
     async with open_mesh(3) as (victim, attacker, other):
-        events = listen(victim, "dht.value_refused")
+        events = watch(victim, "dht.value_refused")
         link = link_between(attacker, victim)
         assert victim.node_id in (await other.store(KEY, {})).stored
         value = next(held.to_value() for held in victim.stored_values() if held.node_id == other.node_id)
@@ -96,7 +85,7 @@ async def test_who_stores_what_nobody_has_signed_is_soon_not_listened_to(autojum
 
 async def test_who_asks_without_end_is_not_answered_and_others_are(autojump_clock: Clock) -> None:
     async with open_mesh(3) as (victim, attacker, other):
-        events = listen(victim, "dht.rate_limited")
+        events = watch(victim, "dht.rate_limited")
         link = link_between(attacker, victim)
         for number in range(2 * QUERIES_BURST):
             if number % 2:
@@ -263,7 +252,7 @@ async def test_a_private_endpoint_is_not_believed_of_a_public_peer(
         world.network.host("peer", host)
         victim = await world.network.host("victim", VICTIM.rpartition(":")[0]).bind(("0.0.0.0", 9443))
         node = await world.start("node")
-        events = listen(node, "dht.endpoint_refuted")
+        events = watch(node, "dht.endpoint_refuted")
         peer = await world.start("peer", advertise=VICTIM)
         await trio.sleep(0.1)
         assert bool(victim.recv_batch()) == is_dialed

@@ -18,13 +18,12 @@ from authorisation_tools import (
     Sleeper,
     code_of,
     facts,
-    link_between,
     outcomes,
     outsider,
     pubsub_route,
     rpc_route,
-    watch,
 )
+from node_tools import link_between, watch
 from quic_tools import REALM, connect_bare, open_endpoint
 
 import macula_trio as macula

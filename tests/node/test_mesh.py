@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import pytest
 import trio
+from node_tools import add, first
 
 import macula_trio as macula
 from macula_trio.testing import SimNetwork, open_mesh
-
-
-async def add(call: macula.Call) -> object:
-    assert isinstance(call.args, dict)
-    return call.args["a"] + call.args["b"]
 
 
 async def test_a_call_goes_to_a_provider_found_in_the_dht_in_one_hop(autojump_clock: trio.testing.MockClock) -> None:
@@ -81,12 +77,3 @@ async def test_the_mesh_goes_on_without_its_bootstrap(autojump_clock: trio.testi
             gone.append(("10.0.0.1", 9443))
             with trio.fail_after(5):
                 assert await nodes[3].call("test.calculator.add", {"a": 2, "b": 3}) == 5
-
-
-async def first(events: macula.EventStream, name: str) -> macula.Event:
-    """The next event with this name."""
-    with trio.fail_after(5):
-        async for event in events:
-            if event.name == name:
-                return event
-    raise AssertionError("the stream of events has ended")

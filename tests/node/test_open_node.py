@@ -73,7 +73,7 @@ async def test_a_nursery_in_the_body_does_not_hide_a_bug_in_a_task_of_the_node(a
     async def run() -> None:
         async with macula.open_node(config(), network=SimNetwork()) as node, trio.open_nursery() as nursery:
             nursery.start_soon(trio.sleep_forever)  # with the body's own there are two Cancelled: a group of them
-            node._rpc._background.start_soon(fail, name="a task of the node")
+            node._rpc.callee._background.start_soon(fail, name="a task of the node")
             await trio.sleep_forever()
 
     # Not only Oops: a Cancelled that escapes would end this test in silence.

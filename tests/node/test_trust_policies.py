@@ -13,6 +13,7 @@ import trio
 import trustme
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from node_tools import add, first
 from realm_tools import NAME, REALM, SERVER, Authority, usage
 
 import macula_trio as macula
@@ -24,11 +25,6 @@ from macula_trio.testing.network import EPOCH_MS
 Clock = trio.testing.MockClock
 ROOT = Authority.create()
 MEMBER = ROOT.issue(7)
-
-
-async def add(call: macula.Call) -> object:
-    assert isinstance(call.args, dict)
-    return call.args["a"] + call.args["b"]
 
 
 def config(trust: macula.Trust, **changes: Any) -> macula.NodeConfig:
@@ -217,14 +213,6 @@ async def test_a_certificate_that_expires_ends_its_links(autojump_clock: Clock) 
             await visitor.ping(macula.Contact(node_id=member.node_id, endpoint=member.endpoint))
 
 
-async def first(events: macula.EventStream, name: str) -> macula.Event:
-    with trio.fail_after(5):
-        async for event in events:
-            if event.name == name:
-                return event
-    raise AssertionError(name)
-
-
 # -- lists and pins --------------------------------------------------------------------------------------------------
 
 
@@ -281,6 +269,18 @@ async def test_a_list_that_is_read_again_ends_the_links_of_those_who_are_gone(
         one.reload_trust(macula.Trust.open())
         await trio.sleep(61)  # virtual: a minute after its attempts in vain
         await three.ping(macula.Contact(node_id=one.node_id, endpoint=one.endpoint))
+
+
+async def test_what_is_read_again_is_the_file_of_the_policy_in_force(autojump_clock: Clock, tmp_path: Path) -> None:
+    file = tmp_path / "members"
+    file.write_text(f"{sim_identity(2).node_id.hex()}\n")
+    async with a_mesh(macula.Trust.open(), 3) as (_, (one, two, three)):
+        one.reload_trust(macula.Trust.only(file))
+        assert {peer.node_id for peer in one.peers()} == {two.node_id}
+        file.write_text(f"{three.node_id.hex()}\n")
+        one.reload_trust()
+        assert one.trust == macula.Trust(kind="only", node_ids=frozenset([three.node_id]), path=file)
+        assert one.peers() == []
 
 
 async def test_another_authority_ends_the_links_of_the_old_one(autojump_clock: Clock, tmp_path: Path) -> None:

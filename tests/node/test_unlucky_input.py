@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import trio
 from authorisation_tools import watch
+from node_tools import link_between
 
 import macula_trio as macula
 from macula_trio import Outcome, abc
 from macula_trio._identity.record import sign_record
-from macula_trio._peer.link import BACKLOG_BYTES_MAX, WINDOW_BYTES, QuicLink
+from macula_trio._peer.backlog import BACKLOG_BYTES_MAX, WINDOW_BYTES
+from macula_trio._peer.link import QuicLink
 from macula_trio._wire import messages as wire
 from macula_trio.testing import SimNetwork, open_mesh
 
@@ -19,12 +21,6 @@ KEY = bytes(32)
 
 async def fine(call: macula.Call) -> object:
     return "fine"
-
-
-def link_between(one: macula.Node, other: macula.Node) -> abc.Link:
-    link = one._registry.live_link(other.node_id)
-    assert link is not None
-    return link
 
 
 async def test_a_call_of_an_endless_name_is_answered_in_short(autojump_clock: Clock) -> None:
@@ -262,7 +258,7 @@ async def test_a_peer_that_takes_no_answers_of_the_dht_gets_no_more(
             link.send_nowait(wire.FindValue(key=KEY, correlation_id=number.to_bytes(16, "big")))
         await trio.sleep(2)
         assert at_replica.is_congested
-        assert at_replica._written - at_replica._taken < 2 * WINDOW_BYTES
+        assert at_replica._backlog.size < 2 * WINDOW_BYTES
         assert replica.statistics().frames_sent["FIND_VALUE_REPLY"] < 10
 
 
@@ -280,10 +276,10 @@ async def test_large_answers_wait_for_a_peer_that_takes_nothing_and_are_given_up
             link.send_nowait(wire.Call(call_id=number.to_bytes(16, "big"), procedure="a.big", args=b"null"))
         await trio.sleep(2)
         assert provider.statistics().calls_running > 10, "they wait"
-        assert at_provider._written - at_provider._taken < BACKLOG_BYTES_MAX / 2
+        assert at_provider._backlog.size < BACKLOG_BYTES_MAX / 2
         await trio.sleep(10)  # virtual: the default time of a call is over
         assert provider.statistics().calls_running == 0
-        assert at_provider._written - at_provider._taken < BACKLOG_BYTES_MAX / 2
+        assert at_provider._backlog.size < BACKLOG_BYTES_MAX / 2
 
 
 def hold_values(replica: macula.Node, now_ms: int, *, count: int, metadata: dict[str, object]) -> list[macula.NodeId]:

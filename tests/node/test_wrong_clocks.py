@@ -6,6 +6,7 @@ from typing import Final
 
 import pytest
 import trio
+from node_tools import watch
 
 import macula_trio as macula
 from macula_trio import Record, abc
@@ -27,13 +28,6 @@ async def start(world: World, *names: str) -> list[macula.Node]:
         await world.start(name)
     await trio.sleep(3)  # virtual: everybody has met everybody
     return [world.node(name) for name in names]
-
-
-def listen(node: macula.Node) -> list[macula.Event]:
-    """Events of this node about its clock from now on."""
-    events: list[macula.Event] = []
-    node._events.listen(lambda event: events.append(event) if event.name == "dht.clock_skew" else None)
-    return events
 
 
 async def answer(call: macula.Call) -> object:
@@ -63,7 +57,7 @@ def held_by(nodes: list[macula.Node]) -> set[tuple[int, int, bool]]:
 async def test_an_owner_whose_clock_is_behind_signs_by_the_time_of_the_others(autojump_clock: Clock) -> None:
     async with open_world() as world:
         nodes = await start(world, "a", "b", "c", "owner")
-        owner, events = nodes[3], listen(nodes[3])
+        owner, events = nodes[3], watch(nodes[3], "dht.clock_skew")
         world.skew("owner", -HOUR_MS)
 
         report = await owner.store(KEY, {"n": 1}, quorum=4)
@@ -175,7 +169,7 @@ async def test_a_tombstone_outlives_every_version_that_was_signed_before_the_clo
 async def test_one_liar_does_not_prolong_a_value(autojump_clock: Clock) -> None:
     async with open_world() as world:
         nodes = await start(world, "a", "b", "liar", "owner")
-        owner, liar, events = nodes[3], nodes[2], listen(nodes[3])
+        owner, liar, events = nodes[3], nodes[2], watch(nodes[3], "dht.clock_skew")
         asked = refuse_as_expired(liar, world.network.wall_clock_ms() + FAR_MS)
 
         report = await owner.store(KEY, {})
@@ -189,7 +183,7 @@ async def test_one_liar_does_not_prolong_a_value(autojump_clock: Clock) -> None:
 async def test_the_only_replica_does_not_prolong_a_value_but_is_heard(autojump_clock: Clock) -> None:
     async with open_world() as world:
         liar, owner = await start(world, "liar", "owner")
-        events = listen(owner)
+        events = watch(owner, "dht.clock_skew")
         asked = refuse_as_expired(liar, world.network.wall_clock_ms() + FAR_MS)
 
         report = await owner.store(KEY, {})
@@ -203,7 +197,7 @@ async def test_the_only_replica_does_not_prolong_a_value_but_is_heard(autojump_c
 async def test_a_minority_of_liars_does_not_prolong_a_value(autojump_clock: Clock) -> None:
     async with open_world() as world:
         *replicas, owner = await start(world, "a", "b", "c", "d", "e", "f", "owner")
-        events = listen(owner)
+        events = watch(owner, "dht.clock_skew")
         asked = [refuse_as_expired(node, world.network.wall_clock_ms() + FAR_MS) for node in replicas[:3]]
 
         report = await owner.store(KEY, {})
@@ -218,7 +212,7 @@ async def test_liars_do_not_prolong_what_honest_replicas_make_us_sign_anew(autoj
     async with open_world() as world:
         *replicas, owner = await start(world, "a", "b", "c", "d", "e", "f", "owner")
         world.skew("owner", -HOUR_MS)
-        events = listen(owner)
+        events = watch(owner, "dht.clock_skew")
         asked = [refuse_as_expired(node, world.network.wall_clock_ms() + FAR_MS) for node in replicas[:2]]
 
         report = await owner.store(KEY, {}, quorum=5)
@@ -237,7 +231,7 @@ async def test_times_at_which_nothing_can_be_signed_count_for_nothing(
 ) -> None:
     async with open_world() as world:
         *liars, owner = await start(world, "a", "b", "c", "owner")
-        events = listen(owner)
+        events = watch(owner, "dht.clock_skew")
         asked = [refuse_as_expired(node, server_time) for node in liars]
 
         report = await owner.store(KEY, {})

@@ -17,9 +17,10 @@ from quic_tools import REALM, Peer, Recorder, connect_bare, credentials, host, l
 import macula_trio as macula
 from macula_trio._ids import Contact
 from macula_trio._net.quic import HANDSHAKE_DEADLINE_S, CloseReason, Connection, QuicEndpoint
+from macula_trio._peer.backlog import BACKLOG_BYTES_MAX
 from macula_trio._peer.budget import TokenBucket
 from macula_trio._peer.handshake import HANDSHAKE_PAYLOAD_BYTES_MAX, LocalParty, RemoteParty, make_connect, make_pong
-from macula_trio._peer.link import BACKLOG_BYTES_MAX, STREAMS_MAX
+from macula_trio._peer.link import STREAMS_MAX
 from macula_trio._trust import Trust
 from macula_trio._util import format_endpoint, parse_endpoint
 from macula_trio._wire import messages as wire
@@ -613,7 +614,8 @@ async def test_a_peer_that_asks_and_never_reads_is_given_up(
         for _ in range(2 * BACKLOG_BYTES_MAX // 500_000):
             recorder.say(wire.FindNode(target=KEY, correlation_id=ID))
             await trio.sleep(0.05)
-            for mark in range(link._written - 200, link._written + 1) if forges else ():
+            written = link._backlog._written
+            for mark in range(written - 200, written + 1) if forges else ():
                 recorder.say(wire.Pong(timestamp=-1 - mark, server_time=0))
         assert link.is_closed
         assert "has not taken" in str(peer.named("link.closed")[0].facts["reason"])
@@ -692,6 +694,34 @@ async def test_a_bad_proof_is_refused_even_where_none_is_needed(
         await trio.sleep(0.5)
         assert recorder.detail == code
         assert scene.peer.refused == {code: 1}
+        assert scene.peer.registry.links == []
+
+
+@pytest.mark.parametrize("first", [(), (wire.Ping(timestamp=1),)], ids=["first", "later"])
+async def test_a_stranger_that_says_a_blocked_id_is_taken_at_its_word(
+    first: tuple[Message, ...], autojump_clock: trio.testing.MockClock
+) -> None:
+    """A v0.8 peer proves nothing, and it too can be blocked, as long as it does not lie."""
+    async with unverified() as scene:
+        scene.peer.party.judge.block(macula.NodeId(KEY))
+        recorder = await scene.connect()
+        for message in first:
+            recorder.say(message)
+        recorder.say(V08_CONNECT)
+        await trio.sleep(0.5)
+        assert scene.peer.refused == {ErrorCode.UNTRUSTED: 1}
+        assert scene.peer.registry.links == []
+
+
+async def test_a_live_link_with_a_stranger_ends_when_the_id_that_it_says_is_blocked(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with unverified() as scene:
+        recorder = await scene.connect()
+        recorder.say(V08_CONNECT)
+        await trio.sleep(0.2)
+        scene.peer.party.judge.block(macula.NodeId(KEY))
+        scene.peer.registry.judge_again()
         assert scene.peer.registry.links == []
 
 

@@ -17,7 +17,7 @@ from quic_tools import credentials, open_peer
 
 from macula_trio._events import Event
 from macula_trio._ids import Contact, NodeId
-from macula_trio._peer.link import BACKLOG_BYTES_MAX, WINDOW_BYTES
+from macula_trio._peer.backlog import BACKLOG_BYTES_MAX, WINDOW_BYTES
 from macula_trio._peer.registry import LINKS_PER_PEER_MAX
 from macula_trio._wire import messages as wire
 from macula_trio._wire.frame import MAX_PAYLOAD

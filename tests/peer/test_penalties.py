@@ -21,8 +21,10 @@ from quic_tools import (
 from macula_trio._ids import Contact
 from macula_trio._net import credit
 from macula_trio._net.admission import Admission
+from macula_trio._net.quic import Connection
 from macula_trio._peer import penalties
 from macula_trio._peer.handshake import LocalParty, make_connect
+from macula_trio._peer.link import QuicLink
 from macula_trio._peer.penalties import (
     OFFENCE_PERIOD_S,
     OFFENCES_OF_HOST_MAX,
@@ -94,6 +96,7 @@ async def test_a_node_that_insists_is_refused_for_a_while_wherever_it_comes_from
         assert [e.facts["offender"] for e in peer.named("peer.penalized")] == [credentials(50).node_id.hex()]
         with pytest.raises(TrustError, match="is refused for"):
             await peer.registry.link_to(Contact(node_id=honest.node_id, endpoint=format_endpoint(host(3))))
+        assert peer.endpoint.counters.connections_dialed == 0, "nor is it dialed"
         await trio.sleep(REFUSED_S)
         assert (await honest.registry.link_to(peer.contact)).node_id == peer.node_id
 
@@ -137,6 +140,29 @@ async def test_who_has_not_shown_that_he_is_at_an_address_brings_no_penalty_on_i
         await trio.sleep(10)
         assert peer.endpoint.counters.connections_accepted > OFFENCES_OF_HOST_MAX
         assert leftovers(peer.endpoint) == {}
+        assert peer.named("peer.penalized") == []
+        assert peer.registry.is_welcome(host(2))
+
+
+async def test_a_handshake_that_breaks_is_not_held_against_the_host_that_it_claims_to_come_from(
+    autojump_clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Until it is through, anybody can have written that address into his datagrams."""
+
+    def fail(*_args: object, **_more: object) -> None:
+        raise ArithmeticError("planted")
+
+    def break_off(connection: Connection, link: QuicLink) -> QuicLink:
+        if connection.path == host(2):
+            connection._quic.receive_datagram = fail  # type: ignore[method-assign]
+        return link
+
+    network = SimNetwork()
+    async with open_peer(network, 1, wrap=break_off) as peer, open_endpoint(network, 2) as attacker:
+        for _ in range(2 * OFFENCES_OF_HOST_MAX):
+            dial_bare(attacker, peer.address)
+        await trio.sleep(0.5)
+        assert peer.endpoint.counters.connections_broken >= 2 * OFFENCES_OF_HOST_MAX
         assert peer.named("peer.penalized") == []
         assert peer.registry.is_welcome(host(2))
 

@@ -15,8 +15,8 @@ from trio.testing import MockClock
 from macula_trio import Call, MeshError, NodeConfig, QuorumNotReached, dht_key, open_node
 from macula_trio._dht.storage import ValueStore, Verdict
 from macula_trio._pubsub.service import PubSubService
+from macula_trio._rpc.callee import Callee
 from macula_trio._rpc.offer import Handler
-from macula_trio._rpc.service import RpcService
 from macula_trio._wire import messages as wire
 from macula_trio.abc import Link
 from macula_trio.testing import (
@@ -203,13 +203,13 @@ def test_a_planted_duplicate_delivery_is_caught(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_planted_second_run_of_a_call_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = RpcService._run_handler
+    honest = Callee._run_handler
 
-    async def twice(self: RpcService, *arguments: Any) -> wire.Reply:
+    async def twice(self: Callee, *arguments: Any) -> wire.Reply:
         await honest(self, *arguments)
         return await honest(self, *arguments)
 
-    monkeypatch.setattr(RpcService, "_run_handler", twice)
+    monkeypatch.setattr(Callee, "_run_handler", twice)
     outcome = run_scenario(calls_and_messages)
     assert outcome.error_kind == f"invariant:{CALL_ONCE}"
 

@@ -20,9 +20,7 @@ K: Final = 20  # contacts in a bucket and replicas of a value; the paper's: unli
 # Ids are free, addresses in many networks are not: who wants to surround us needs these (DESIGN section 8).
 NETWORK_PER_BUCKET_MAX: Final = 2
 NETWORK_PER_TABLE_MAX: Final = 10
-HANDERS: Final = (
-    2  # replicas that hand a value to a newcomer: the nearest one, and one more, which may be honest or alive
-)
+HANDERS: Final = 2  # replicas that hand a value to a newcomer: the nearest one may be dead, or a liar
 FAILURES_MAX: Final = 2  # in a row; one lost answer is no death, unless somebody else waits for the place
 
 

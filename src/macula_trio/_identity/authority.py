@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from macula_trio._identity.certificate import realm_server_name
-from macula_trio._identity.facts import REALM_SUFFIX, extension, read_facts
+from macula_trio._identity.certificate import REALM_SUFFIX, realm_server_name
+from macula_trio._identity.facts import extension, read_facts
 from macula_trio._identity.keys import Credentials, PublicKey, load_spki, node_id_of, private_pem, spki
-from macula_trio._util import validate_name
+from macula_trio._util import HOST_CHARS_MAX, validate_name
 from macula_trio.errors import IdentityFileError, RealmMismatch, TrustError
 
 CA_LIFETIME: Final = datetime.timedelta(days=3653)  # ten years: every node must be given the next one
@@ -32,7 +32,6 @@ CLOCK_SKEW: Final = datetime.timedelta(hours=1)  # a new certificate is valid on
 NAMES_MAX: Final = 16  # further names; with their 253 characters each the first frame still carries the certificate
 _SUBJECT_CHARS_MAX: Final = 64  # X.520, ub-common-name and ub-organization-name
 _COMMON_NAME_DIGITS: Final = 32  # of a node id, as in `self_signed`
-_DNS_CHARS_MAX: Final = 253
 _DNS_NAME: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*")
 _NO_USAGE: Final = {
     "digital_signature": False,
@@ -62,7 +61,7 @@ def alternative_name(text: str) -> x509.GeneralName:
             raise ValueError(f"{text!r}: certificates hold addresses without a scope")
         return x509.IPAddress(ip)
     name = text.lower()
-    if len(name) > _DNS_CHARS_MAX or not _DNS_NAME.fullmatch(name) or name.rpartition(".")[2].isdigit():
+    if len(name) > HOST_CHARS_MAX or not _DNS_NAME.fullmatch(name) or name.rpartition(".")[2].isdigit():
         raise ValueError(f"{text!r} is not a DNS name (ASCII, without wildcards) or an IP address")
     if name.endswith(REALM_SUFFIX):
         raise ValueError(f"{text!r}: names that end in {REALM_SUFFIX} belong to realms")

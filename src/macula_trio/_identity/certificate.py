@@ -19,6 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 NOT_BEFORE: Final = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 NOT_AFTER: Final = datetime.datetime(2120, 1, 1, tzinfo=datetime.UTC)
 _SERIAL_BYTES: Final = 19  # RFC 5280, section 4.1.2.2: positive and at most 20 octets
+REALM_SUFFIX: Final = ".realm"  # no domain of the Internet has it
 _REALM_NAME_DIGITS: Final = 32  # 128 bits; a label of a DNS name has at most 63 characters
 
 
@@ -28,7 +29,7 @@ def realm_server_name(realm: str) -> str:
     Args:
       realm: its name, which need not be a host name.
     """
-    return f"{hashlib.sha256(realm.encode()).hexdigest()[:_REALM_NAME_DIGITS]}.realm"
+    return f"{hashlib.sha256(realm.encode()).hexdigest()[:_REALM_NAME_DIGITS]}{REALM_SUFFIX}"
 
 
 def self_signed(key: ed25519.Ed25519PrivateKey) -> x509.Certificate:

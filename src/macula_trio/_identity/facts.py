@@ -13,14 +13,13 @@ import attrs
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from macula_trio._identity.certificate import realm_server_name
+from macula_trio._identity.certificate import REALM_SUFFIX, realm_server_name
 from macula_trio._identity.keys import MALFORMED_CERTIFICATE, node_id_of, spki_of_certificate
 from macula_trio._ids import NodeId
 from macula_trio.errors import IdentityFileError
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
-REALM_SUFFIX: Final = ".realm"  # of the names that `realm_server_name` makes
 RENEWAL_SHARE: Final = 3  # due when a third of the lifetime is left: a month of 90 days, for two failed attempts more
 
 _PURPOSES: Final = {ExtendedKeyUsageOID.SERVER_AUTH: "serverAuth", ExtendedKeyUsageOID.CLIENT_AUTH: "clientAuth"}

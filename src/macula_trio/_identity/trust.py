@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import logging
 from collections.abc import Sequence
 from math import inf
-from types import NoneType
 from typing import Final
 
 import attrs
@@ -27,11 +25,9 @@ from macula_trio._trust import Trust
 from macula_trio._util import clip, format_endpoint, numeric_endpoint
 from macula_trio.errors import ErrorCode, TrustError
 
-logger = logging.getLogger("macula_trio.trust")
-
 OWNERS_REMEMBERED: Final = 4096  # whose certificates were good: values of one owner come again and again
 OWNER_CHAIN_BYTES_MAX: Final = 8 * 1024  # of certificates beside a value: 64 values of 4 KiB share one frame of 1 MiB
-BLOCKED_MAX: Final = 65_536
+BLOCKED_MAX: Final = 65_536  # as many as a list of `Trust.only` may have: who must name more wants such a list
 
 
 @attrs.frozen
@@ -185,18 +181,16 @@ class TrustJudge:
             return name
         if endpoint is None:
             raise TrustError("it announces no endpoint, on which its name depends", code=ErrorCode.UNTRUSTED)
-        unknown = f"nobody is known by a name at {clip(endpoint)}"
         try:
             found: object = name(format_endpoint(numeric_endpoint(endpoint)))
-            if not isinstance(found, (str, NoneType)):
-                raise TypeError(f"the name {found!r} is not a text")
         except (ValueError, LookupError) as exc:
-            raise TrustError(unknown, code=ErrorCode.UNTRUSTED) from exc
-        except Exception as exc:  # the function is the application's; no peer may end the node by where it says it is
-            logger.exception("name of Trust.realm failed, which is a refusal")
-            raise TrustError(unknown, code=ErrorCode.UNTRUSTED) from exc
-        if not found:
-            raise TrustError(unknown, code=ErrorCode.UNTRUSTED)
+            raise TrustError(f"nobody is known by a name at {clip(endpoint)}", code=ErrorCode.UNTRUSTED) from exc
+        except Exception as exc:  # the function is the application's, and we are in the midst of a peer's bytes
+            text = f"the function for names fails at {clip(endpoint)}: {type(exc).__name__}: {clip(str(exc))}"
+            raise TrustError(text, code=ErrorCode.UNTRUSTED) from exc
+        if not isinstance(found, str):
+            what = "nobody is known by a name" if found is None else f"the function for names gives {clip(repr(found))}"
+            raise TrustError(f"{what} at {clip(endpoint)}", code=ErrorCode.UNTRUSTED)
         return found
 
     def _judge_certificates(

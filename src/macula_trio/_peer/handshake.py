@@ -179,6 +179,8 @@ def judge_again(party: LocalParty, remote: RemoteParty, *, is_dialed: bool, now_
     if not remote.verified or remote.node_id is None:
         if party.trust.kind != "unverified":
             raise TrustError("peer has proven nothing", code=ErrorCode.PROOF_REQUIRED)
+        if remote.node_id is not None:  # only said; but whoever says an id that is blocked is taken at his word
+            party.judge.judge_id(remote.node_id)
         return remote
     side: Side = "listener" if is_dialed else "dialer"
     until_ms = party.judge.judge_peer(remote.node_id, remote.chain, side=side, endpoint=remote.endpoint, now_ms=now_ms)

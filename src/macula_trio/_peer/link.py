@@ -20,6 +20,7 @@ import trio
 from macula_trio._events import EventBus
 from macula_trio._ids import NodeId
 from macula_trio._net.quic import CONTROL_STREAM, CloseReason, Connection
+from macula_trio._peer.backlog import Backlog
 from macula_trio._peer.budget import LinkBudget
 from macula_trio._peer.handshake import (
     ANONYMOUS,
@@ -53,9 +54,6 @@ from macula_trio.errors import (
 
 logger = logging.getLogger("macula_trio.link")
 
-WINDOW_BYTES: Final = 1024 * 1024  # sent and not shown to be taken: above, whoever can wait waits
-PROBE_BYTES: Final = 7  # of chance in the PING that asks what was taken
-BACKLOG_BYTES_MAX: Final = 8 * 1024 * 1024  # the same: above, the link ends; aioquic's send buffer has no bound
 BUFFERED_BYTES_MAX: Final = 4 * 1024 * 1024  # of unfinished frames on all streams of one link
 ASKS_MAX: Final = 4096  # unanswered requests of ours on one link; each is remembered until its end
 STREAMS_MAX: Final = 128  # on which a peer may begin a frame at once: v0.8 uses up to 100, each may hold a frame
@@ -154,10 +152,8 @@ class QuicLink:
         self._pending: dict[tuple[str, object], _Pending] = {}
         self._close_callbacks: dict[Callable[[], None], None] = {}
         self._peer_is_leaving = False
-        # What we wrote, and how much of it the peer has shown to have read by answering a PING behind it.
-        self._written = self._taken = 0
-        self._mark: tuple[int, int] | None = None  # of the probe under way: its timestamp, and what was written before
-        self._room = trio.Event()
+        self._backlog = Backlog(connection.random_bytes)
+        self._room = trio.Event()  # some of it was taken
         self._heard_at = trio.current_time()
         self._budget = LinkBudget()
         self._probed_at: float | None = None
@@ -232,7 +228,7 @@ class QuicLink:
     @property
     def is_congested(self) -> bool:
         """Whether more than 1 MiB is on its way."""
-        return self._written - self._taken > WINDOW_BYTES
+        return self._backlog.is_congested
 
     @property
     def peer_is_leaving(self) -> bool:
@@ -581,26 +577,21 @@ class QuicLink:
     def _write_frame(self, stream_id: int, frame: bytes) -> None:
         self._context.counters.sent[MessageType(frame[1]).name] += 1  # the second byte of a frame is its type
         self._connection.write(stream_id, frame)
-        self._written += len(frame)
+        self._backlog.wrote(len(frame))
         if self._state is LinkState.LIVE and self.verified:
             self._watch_backlog()
 
     def _watch_backlog(self) -> None:
         """Learn by a PING behind what was written how much the peer has taken; give up on one that takes nothing."""
-        backlog = self._written - self._taken
-        if backlog > BACKLOG_BYTES_MAX:
+        if self._backlog.is_hopeless:
             self._state = LinkState.CLOSED  # no DISCONNECT: it would only lie behind the rest
-            self._error = PeerUnavailable(f"{self._label()} has not taken {backlog} bytes")
+            self._error = PeerUnavailable(f"{self._label()} has not taken {self._backlog.size} bytes")
             self._connection.close(ErrorCode.LIMIT_EXCEEDED, error_code=_QUIC_REFUSED)
-        elif backlog > WINDOW_BYTES // 2 and self._mark is None:
-            # Not to be guessed: who could answer without having read would make us buffer without end.
-            probe = -2 - int.from_bytes(self._connection.random_bytes(PROBE_BYTES))
-            self._mark = probe, self._written
+        elif (probe := self._backlog.next_probe()) is not None:
             self._write(CONTROL_STREAM, wire.Ping(timestamp=probe))
 
-    def _probe_answered(self, probe: int) -> None:
-        if self._mark is not None and probe == self._mark[0]:
-            self._taken, self._mark = self._mark[1], None
+    def _probe_answered(self, timestamp: int) -> None:
+        if self._backlog.answered(timestamp):
             self._room.set()
             self._room = trio.Event()
             self._watch_backlog()

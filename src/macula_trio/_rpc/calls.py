@@ -14,6 +14,7 @@ import attrs
 
 from macula_trio.abc import Message
 
+CALL_ID_BYTES: Final = 16  # DESIGN section 4
 REPLY_MEMORY_S: Final = 60.0  # beyond a call's deadline; a repeat that is later still comes from a dead caller
 REPLIES_MAX: Final = 4096  # remembered replies in all
 REPLY_BYTES_MAX: Final = 16 * 1024 * 1024  # and their size; the oldest are forgotten first

@@ -1,0 +1,333 @@
+"""The provider's end of calls: who is let in, and the handlers that run (DESIGN section 9).
+
+A call comes bare or out of an envelope, as a cast that nobody answers, or from ourselves; all pass one ledger, so that
+a call never runs twice and nobody takes every place.  The caller's time bounds the handler's cancel scope.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+
+from macula_trio._authorisation import Allowance
+from macula_trio._background import Background
+from macula_trio._events import EventBus
+from macula_trio._ids import NodeId, dht_key, hex_or_none
+from macula_trio._rpc.calls import CALL_ID_BYTES, CallKey, CallLedger, granted_s
+from macula_trio._rpc.incoming import Incoming, payer_of
+from macula_trio._rpc.offer import Call, Handler, Offer
+from macula_trio._rpc.replies import answer_type, error_reply, rejection_reply, reply_size
+from macula_trio._util import clip, validate_headers, validate_name
+from macula_trio._wire import messages as wire
+from macula_trio._wire.codec import CONTENT_MSGPACK, CONTENT_OCTETS, decode_payload, encode_message, encode_payload
+from macula_trio._wire.envelope import Origin, origin_of, refusal_of
+from macula_trio.abc import Directory, Link, LinkTransport
+from macula_trio.errors import AlreadyAdvertised, Reject, RemoteProtocolError
+
+logger = logging.getLogger("macula_trio.rpc")
+
+
+@attrs.frozen(kw_only=True)
+class CallSettings:
+    """Times in seconds and bounds, from `NodeConfig`; ``allow_routed`` is of every handler here."""
+
+    timeout_default_s: float
+    timeout_max_s: float
+    handlers_max: int
+    handlers_per_caller_max: int
+    allow_routed: bool
+
+
+class Callee:
+    """Serves the procedures that this node offers.
+
+    Args:
+      own: our id.
+      transport: where links come from.
+      directory: where others learn what we offer.
+      events: where calls are told.
+      random_bytes: for the ids of casts, which come without one.
+      settings: times and bounds.
+    """
+
+    def __init__(
+        self,
+        *,
+        own: NodeId,
+        transport: LinkTransport,
+        directory: Directory,
+        events: EventBus,
+        random_bytes: Callable[[int], bytes],
+        settings: CallSettings,
+    ) -> None:
+        self._own = own
+        self._directory = directory
+        self._events = events
+        self._random_bytes = random_bytes
+        self._settings = settings
+        self._offers: dict[str, Offer] = {}
+        self._ledger = CallLedger(
+            running_max=settings.handlers_max, running_per_caller_max=settings.handlers_per_caller_max
+        )
+        self._scopes: dict[CallKey, trio.CancelScope] = {}
+        self._background = Background()
+        self._forbidden = self._envelopes_refused = 0
+        transport.handle(wire.Call, self._on_call)
+        transport.handle(wire.RpcRoute, self._on_route)
+        transport.handle(wire.Cast, self._on_cast)
+        transport.handle(wire.Cancel, self._on_cancel)
+
+    @property
+    def running(self) -> int:
+        """Handlers that run now for other nodes and for our own calls."""
+        return self._ledger.running
+
+    @property
+    def forbidden(self) -> int:
+        """Calls and casts that were refused because of who made them."""
+        return self._forbidden
+
+    @property
+    def envelopes_refused(self) -> int:
+        """RPC_ROUTEs that were not opened."""
+        return self._envelopes_refused
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own the handlers until cancelled."""
+        await self._background.serve(task_status=task_status)
+
+    @asynccontextmanager
+    async def advertise(
+        self,
+        procedure: str,
+        handler: Handler,
+        *,
+        metadata: Mapping[str, object],
+        allowance: Allowance[()],
+        allow_routed: bool,
+    ) -> AsyncGenerator[None, None]:
+        """Serve a procedure for the length of the block; see `Node.advertise`.
+
+        Raises:
+          AlreadyAdvertised: this node has a handler for it.
+          ValueError: not a valid name.
+        """
+        validate_name(procedure, what="procedure")
+        if procedure in self._offers:
+            raise AlreadyAdvertised(procedure)
+        offer = self._offers[procedure] = Offer(handler, allowance, allow_routed or self._settings.allow_routed)
+        try:
+            async with self._directory.advertised(dht_key(procedure), "service", metadata):
+                yield
+        finally:
+            del self._offers[procedure]
+            await offer.end()  # noqa: ASYNC102  # shields itself; like a nursery it waits for what it has started
+
+    # -- what comes in ----------------------------------------------------------------------------------------------
+
+    def _on_call(self, link: Link, call: wire.Call) -> None:
+        self._take(Incoming.bare(link, call))
+
+    def _on_route(self, link: Link, route: wire.RpcRoute) -> None:
+        """What travels over other nodes; only a call to us is taken."""
+        refusal = refusal_of(route, self._own)
+        if isinstance(route.payload, wire.Call):
+            incoming = Incoming.in_envelope(link, route.payload, route.source_node_id, own=self._own)
+            if refusal is None:
+                self._take(incoming)
+                return
+            if refusal == "max_hops_exceeded":  # a fault of the way: the caller may know another
+                incoming.answer(error_reply(incoming.call.call_id, refusal, f"{route.hop_count} hops"))
+        self._envelopes_refused += 1
+        self._events.emit(
+            "rpc.route_refused",
+            reason=refusal or "not_asked",  # our own calls go out bare, and so come their replies
+            payload_type=route.payload_type,
+            hop_count=route.hop_count,
+        )
+
+    def _take(self, incoming: Incoming) -> None:
+        """Refuse a call at once, answer it from memory, or start its handler."""
+        call, key, now = incoming.call, incoming.key, trio.current_time()
+        offer = self._offers.get(call.procedure)
+        if offer is None:
+            incoming.answer(error_reply(call.call_id, "no_handler", f"no handler for {call.procedure!r}"))
+            return
+        if not self._is_allowed(offer, call.procedure, incoming.origin):
+            incoming.answer(error_reply(call.call_id, "forbidden", f"{call.procedure} is not for this caller"))
+            return
+        verdict = self._ledger.admit(key, now)
+        if isinstance(verdict, wire.Reply):
+            incoming.answer(verdict)
+        elif verdict == "busy":
+            incoming.answer(error_reply(call.call_id, "busy", "too many calls are running"))
+        elif verdict == "run":
+            settings = self._settings
+            granted = granted_s(call.timeout, default_s=settings.timeout_default_s, ceiling_s=settings.timeout_max_s)
+            task = f"call {call.procedure}"
+            if not self._background.start_soon(self._serve_call, incoming, offer, now + granted, name=task):
+                self._ledger.finish(key)
+                incoming.answer(error_reply(call.call_id, "draining", "the node is closing"))
+
+    def _is_allowed(self, offer: Offer, procedure: str, origin: Origin) -> bool:
+        """Judge who calls, before anything of the call is read and before it takes anybody's place."""
+
+        def note_failure(error: Exception) -> None:
+            logger.error("allow of %s failed, which is a refusal", procedure, exc_info=error)
+
+        # A forwarded call that is taken still passes no ``allow``: nobody has proven to have made it.
+        is_taken = offer.allow_routed or not origin.forwarded
+        if is_taken and offer.allowance.permits(origin.node_id, failed=note_failure):
+            return True
+        self._forbidden += 1
+        self._events.emit(
+            "rpc.forbidden", procedure=procedure, caller=hex_or_none(origin.node_id), via=hex_or_none(origin.via)
+        )
+        return False
+
+    def _on_cancel(self, link: Link, cancel: wire.Cancel) -> None:
+        scope = self._scopes.get((payer_of(link), cancel.call_id))
+        if scope is not None:
+            scope.cancel()
+
+    def _on_cast(self, link: Link, cast: wire.Cast) -> None:
+        """A call without an answer: the same admission, nobody to tell."""
+        offer = self._offers.get(cast.procedure)
+        if offer is not None and not self._is_allowed(offer, cast.procedure, origin_of(link)):
+            return
+        call = wire.Call(
+            call_id=self._random_bytes(CALL_ID_BYTES),
+            procedure=cast.procedure,
+            args=cast.args,
+            content_type=cast.content_type,
+            headers=cast.headers,
+        )
+        incoming = Incoming.bare(link, call)
+        if offer is None or self._ledger.admit(incoming.key, trio.current_time()) != "run":
+            self._events.emit("rpc.cast_dropped", procedure=clip(cast.procedure))
+        elif not self._background.start_soon(self._serve_cast, incoming, offer, name=f"cast {cast.procedure}"):
+            self._ledger.finish(incoming.key)
+
+    async def call_here(
+        self, call_id: bytes, procedure: str, args: object, headers: Mapping[str, str] | None
+    ) -> wire.Reply:
+        """A call of our own to ourselves: the same admission and the same encoding, without a link.
+
+        Nobody is asked whether we may: whoever runs the node has its handlers anyway.
+        """
+        offer = self._offers.get(procedure)
+        await trio.lowlevel.checkpoint()
+        if offer is None:
+            return error_reply(call_id, "no_handler", f"no handler for {procedure!r}")
+        content_type = CONTENT_OCTETS if isinstance(args, bytes) else CONTENT_MSGPACK
+        call = wire.Call(
+            call_id=call_id,
+            procedure=procedure,
+            args=encode_payload(args, content_type),
+            content_type=content_type,
+            headers=validate_headers(headers) if headers else None,
+        )
+        key = (self._own, call_id)
+        if self._ledger.admit(key, trio.current_time()) != "run":
+            return error_reply(call_id, "busy", "too many calls are running")
+        # The caller's own scope is above this task; only the ceiling has to be added.
+        ceiling = trio.current_time() + self._settings.timeout_max_s
+        scope = offer.begin(ceiling)
+        try:
+            with scope:
+                deadline = min(ceiling, trio.current_effective_deadline())
+                return await self._run_handler(offer.handler, call, Origin(node_id=self._own), deadline)
+        finally:
+            offer.finish(scope)
+            self._ledger.finish(key)
+        if offer.ended:
+            return error_reply(call_id, "cancelled", "the procedure is no longer offered here")
+        return error_reply(call_id, "timeout", "the handler did not finish in the time that there is at most")
+
+    # -- handlers that run --------------------------------------------------------------------------------------------
+
+    async def _serve_call(self, incoming: Incoming, offer: Offer, deadline: float) -> None:
+        link, call, key = incoming.link, incoming.call, incoming.key
+        started = trio.current_time()
+        reply: wire.Reply | None = None
+        scope = self._scopes[key] = offer.begin(deadline)
+        gone = scope.cancel  # one object, so that it can be removed again
+        link.add_close_callback(gone)
+        try:
+            with scope:
+                answer = await self._run_handler(offer.handler, call, incoming.origin, deadline)
+                await link.wait_writable()  # large answers to many calls take turns, within the callers' time
+                reply = answer
+            if reply is None and trio.current_time() >= deadline:
+                reply = error_reply(call.call_id, "timeout", "the handler did not finish in the caller's time")
+            elif reply is None and offer.ended:
+                reply = error_reply(call.call_id, "cancelled", "the procedure is no longer offered here")
+        finally:
+            link.remove_close_callback(gone)
+            del self._scopes[key]
+            offer.finish(scope)
+            self._ledger.finish(key, reply, size=reply_size(reply), deadline=deadline)
+        self._events.emit(
+            "rpc.served",
+            procedure=call.procedure,
+            call_id=call.call_id.hex(),
+            caller=hex_or_none(incoming.origin.node_id),
+            outcome="cancelled" if reply is None else "ok" if reply.error is None else reply.error.code,
+            seconds=round(trio.current_time() - started, 6),
+        )
+        if reply is not None:
+            incoming.answer(reply)
+
+    async def _run_handler(self, handler: Handler, call: wire.Call, origin: Origin, deadline: float) -> wire.Reply:
+        """The handler boundary: whatever a handler raises becomes an answer, and harms nothing else."""
+        try:
+            args = decode_payload(call.args, call.content_type)
+        except RemoteProtocolError as exc:
+            return error_reply(call.call_id, "bad_payload", str(exc))
+        self._events.emit("rpc.started", procedure=call.procedure, call_id=call.call_id.hex())
+        try:
+            result = await handler(
+                Call(
+                    args=args,
+                    caller=origin.node_id,
+                    procedure=call.procedure,
+                    headers=call.headers or {},
+                    call_id=call.call_id,
+                    deadline=deadline,
+                    via=origin.via,
+                )
+            )
+            content_type = CONTENT_OCTETS if isinstance(result, bytes) else answer_type(call.content_type)
+            payload = encode_payload(result, content_type)
+            reply = wire.Reply(call_id=call.call_id, result=payload, content_type=content_type)
+            encode_message(reply)  # too large for a frame: an error of the handler's, not of the link's
+            return reply
+        except Reject as exc:
+            return rejection_reply(call.call_id, exc)
+        except BaseExceptionGroup as group:  # out of a nursery in the handler; may hold our own Cancelled
+            urgent, failures = group.split((trio.Cancelled, KeyboardInterrupt, SystemExit))
+            if failures is not None:
+                self._note_failure(call.procedure, failures)
+            if urgent is not None:
+                raise urgent from None
+        except Exception as exc:  # the handler is the application's; its traceback is for its log, not for the wire
+            self._note_failure(call.procedure, exc)
+        return error_reply(call.call_id, "internal_error", "the handler failed")
+
+    def _note_failure(self, procedure: str, error: BaseException) -> None:
+        logger.error("handler of %s failed", procedure, exc_info=error)
+        self._events.emit("rpc.handler_failed", procedure=procedure)
+
+    async def _serve_cast(self, incoming: Incoming, offer: Offer) -> None:
+        deadline = trio.current_time() + self._settings.timeout_default_s
+        scope = offer.begin(deadline)
+        try:
+            with scope:
+                await self._run_handler(offer.handler, incoming.call, incoming.origin, deadline)
+        finally:
+            offer.finish(scope)
+            self._ledger.finish(incoming.key)

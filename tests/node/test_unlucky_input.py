@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from authorisation_tools import watch
-from node_tools import link_between
+from node_tools import link_between, watch
 
 import macula_trio as macula
 from macula_trio import Outcome, abc

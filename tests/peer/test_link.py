@@ -378,7 +378,9 @@ async def test_a_good_pong_makes_a_link_and_a_stranger_s_does_not(autojump_clock
         ("bad_proof", TrustError),
         ("proof_required", TrustError),
         ("wrong_peer", TrustError),
+        ("untrusted", TrustError),
         ("own_identity", OwnIdentity),
+        ("identity_conflict", OwnIdentity),
         ("normal", PeerUnavailable),
         ("limit_exceeded", PeerUnavailable),
         ("error", PeerUnavailable),
@@ -399,6 +401,8 @@ async def test_the_reason_of_a_refusal_is_the_kind_of_the_error(
         with trio.fail_after(5), pytest.raises(MeshError) as caught:
             await peer.registry.link_to(contact)
         assert type(caught.value) is kind
+        if isinstance(caught.value, TrustError):
+            assert caught.value.code == reason
 
 
 async def test_nodes_of_two_realms_are_told_so_on_both_sides(autojump_clock: trio.testing.MockClock) -> None:

@@ -850,6 +850,17 @@ async def test_who_brings_more_than_anybody_may_is_sent_away(
         assert scene.peer.refused == {ErrorCode.LIMIT_EXCEEDED.value: 1}
 
 
+async def test_every_frame_is_work_that_its_peer_is_charged_for(autojump_clock: trio.testing.MockClock) -> None:
+    async with a_scene() as scene:
+        recorder = await scene.introduce()
+        share = scene.peer.registry.links[-1]._connection._share = TokenBucket(1e-9, 1000)
+        recorder.write(encode_message(CALL) * 300)  # many in few datagrams
+        await trio.sleep(0.5)
+        assert len(scene.handled) == 300
+        assert not share.take(701, trio.current_time())
+        assert share.take(600, trio.current_time())
+
+
 async def test_pings_beyond_the_bearable_are_counted_and_not_answered(autojump_clock: trio.testing.MockClock) -> None:
     async with a_scene() as scene:
         recorder = await scene.introduce()

@@ -55,6 +55,17 @@ def test_work_that_was_done_is_paid_for_later() -> None:
     assert share.take(1, 2.01 * WORK_BURST / WORK_PER_S), "a debt is at most one burst"
 
 
+async def test_an_endpoint_whose_loop_stood_still_notices_it(autojump_clock: trio.testing.MockClock) -> None:
+    network = SimNetwork()
+    async with open_endpoint(network, 1, accept=Proving) as target, open_endpoint(network, 2) as peer:
+        await connect_bare(peer, host(1))
+        await trio.sleep(1)
+        assert target._fairness._pressed_until == 0, "nothing is late so far"
+        autojump_clock.jump(target._timers.next_due - trio.current_time() + 2 * LATE_S)  # past a timer, as no sleep is
+        await trio.sleep(0.001)
+        assert target._fairness._pressed_until > trio.current_time()
+
+
 async def test_one_who_floods_an_overloaded_endpoint_loses_what_exceeds_its_share_and_others_do_not(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -362,6 +362,15 @@ async def test_from_64_half_open_ones_on_a_dialer_must_show_that_it_receives(
         assert leftovers(target) == {}
 
 
+async def test_who_has_proven_himself_is_half_open_no_more(autojump_clock: trio.testing.MockClock) -> None:
+    async with a_port() as (target, _, honest):  # which takes everybody for proven
+        recorders = [await connect_bare(honest, TARGET) for _ in range(HALF_OPEN_FREE + 5)]
+        await trio.sleep(0.1)
+        assert target.connections == len(recorders)
+        assert target._admission.half_open == 0
+        assert target.counters.retries_demanded == 0
+
+
 async def test_above_the_maximum_a_newcomer_takes_the_place_of_the_host_that_holds_the_most(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -317,6 +317,29 @@ async def test_a_peer_cancels_the_call_that_it_put_into_an_envelope_itself(autoj
         assert [call.caller for call in sleeper.cancelled] == [FORWARDER_ID]
 
 
+async def test_a_stranger_cancels_no_call_of_another_who_says_the_same_id(autojump_clock: Clock) -> None:
+    sleeper = Sleeper()
+    network = SimNetwork()
+    hello = wire.Connect(node_id=STRANGER_ID, realm_id=REALM, capabilities=(), endpoint=None)
+    async with (
+        open_mesh(1, network=network, config=UNVERIFIED) as (provider,),
+        provider.advertise("a.b", sleeper),
+        open_endpoint(network, 10) as one,
+        open_endpoint(network, 11) as other,
+    ):
+        honest, liar = [await connect_bare(it, parse_endpoint(provider.endpoint)) for it in (one, other)]
+        for recorder in (honest, liar):
+            recorder.say(hello)
+        honest.say(CALL)
+        await trio.sleep(0.1)
+        liar.say(wire.Cancel(call_id=CALL.call_id))
+        await trio.sleep(0.1)
+        assert (len(sleeper.calls), sleeper.cancelled) == (1, [])
+        honest.say(wire.Cancel(call_id=CALL.call_id))
+        await trio.sleep(0.1)
+        assert len(sleeper.cancelled) == 1
+
+
 async def test_forwarded_calls_run_on_the_account_of_who_forwards_them(autojump_clock: Clock) -> None:
     sleeper = Sleeper()
     network = SimNetwork()

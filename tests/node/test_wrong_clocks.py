@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import trio
@@ -90,6 +90,28 @@ async def test_what_is_advertised_outlives_a_clock_that_jumps_back_and_is_withdr
         for node in nodes:
             assert [value.withdrawn for value in node.stored_values()] == [True]
             assert await node.find_providers("p.q") == []
+
+
+async def test_an_owner_that_lost_its_storage_passes_what_it_stored_before_by_its_clock_alone(
+    autojump_clock: Clock,
+) -> None:
+    async with open_world() as world:
+        _, owner = await start(world, "replica", "owner")
+        await owner.store(KEY, {})
+        world.crash("owner")
+        owner = await world.restart("owner", keep_storage=False)
+        asked: list[str | None] = []
+        replica = world.node("replica")
+        accept = replica._dht._server._accept_value
+
+        def note(*about: Any) -> Any:
+            verdict = accept(*about)
+            asked.append(verdict[0])
+            return verdict
+
+        replica._dht._server._accept_value = note  # type: ignore[method-assign]
+        assert replica.node_id in (await owner.store(KEY, {})).stored
+        assert asked == [None], "taken at once: no version had to be told"
 
 
 async def test_an_owner_that_lost_its_storage_and_its_clock_passes_what_it_stored_before(autojump_clock: Clock) -> None:

@@ -17,6 +17,7 @@ from quic_tools import REALM, Peer, Recorder, connect_bare, credentials, host, l
 import macula_trio as macula
 from macula_trio._ids import Contact
 from macula_trio._net.quic import HANDSHAKE_DEADLINE_S, CloseReason, Connection, QuicEndpoint
+from macula_trio._peer import link as link_module
 from macula_trio._peer.backlog import BACKLOG_BYTES_MAX
 from macula_trio._peer.budget import TokenBucket
 from macula_trio._peer.handshake import HANDSHAKE_PAYLOAD_BYTES_MAX, LocalParty, RemoteParty, make_connect, make_pong
@@ -30,6 +31,7 @@ from macula_trio.abc import Message
 from macula_trio.errors import (
     ErrorCode,
     MeshError,
+    NotSent,
     OwnIdentity,
     PeerUnavailable,
     RealmMismatch,
@@ -346,7 +348,9 @@ async def test_a_good_pong_makes_a_link_and_a_stranger_s_does_not(autojump_clock
         ("bad_proof", TrustError),
         ("proof_required", TrustError),
         ("wrong_peer", TrustError),
+        ("untrusted", TrustError),
         ("own_identity", OwnIdentity),
+        ("identity_conflict", OwnIdentity),
         ("normal", PeerUnavailable),
         ("limit_exceeded", PeerUnavailable),
         ("error", PeerUnavailable),
@@ -367,6 +371,8 @@ async def test_the_reason_of_a_refusal_is_the_kind_of_the_error(
         with trio.fail_after(5), pytest.raises(MeshError) as caught:
             await peer.registry.link_to(contact)
         assert type(caught.value) is kind
+        if isinstance(caught.value, TrustError):
+            assert caught.value.code == reason
 
 
 async def test_nodes_of_two_realms_are_told_so_on_both_sides(autojump_clock: trio.testing.MockClock) -> None:
@@ -522,7 +528,40 @@ async def test_a_peer_may_begin_frames_on_a_bounded_number_of_streams(autojump_c
         assert len(scene.handled) >= STREAMS_MAX - 2
 
 
+async def test_a_peer_may_leave_a_bounded_amount_unfinished_on_all_streams(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "BUFFERED_BYTES_MAX", 10_000)
+    async with a_scene() as scene:
+        recorder = await scene.introduce()
+        for number in range(1, 10):  # each far within what a frame may have
+            recorder.write(HEADER.pack(VERSION, 0x20, 1_000_000) + bytes(4000), 4 * number)
+            await trio.sleep(0.1)
+            assert recorder.closed.is_set() == (number > 2)
+        assert recorder.detail == ErrorCode.LIMIT_EXCEEDED
+        assert scene.peer.refused == {ErrorCode.LIMIT_EXCEEDED: 1}
+
+
 # -- asking ---------------------------------------------------------------------------------------------------------
+
+
+async def test_no_more_than_so_many_questions_wait_for_their_answers(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "ASKS_MAX", 3)
+    network = SimNetwork()
+    async with open_peer(network, 1) as one, open_peer(network, 2) as two:
+        two.registry.handle(wire.FindNode, lambda _link, _query: None)
+        to_two = await one.registry.link_to(two.contact)
+        async with trio.open_nursery() as nursery:
+            for number in range(3):
+                query = wire.FindNode(target=KEY, correlation_id=bytes([number]) * 16)
+                nursery.start_soon(to_two.ask, query, wire.FindNodeReply)
+            await trio.sleep(0.1)
+            with pytest.raises(NotSent, match="waiting"):
+                await to_two.ask(wire.Ping(timestamp=1), wire.Pong)
+            nursery.cancel_scope.cancel()
+        assert (await to_two.ask(wire.Ping(timestamp=1), wire.Pong)).timestamp == 1
 
 
 async def test_an_answer_of_another_kind_is_the_peer_s_fault_and_not_the_end(
@@ -791,6 +830,17 @@ async def test_who_brings_more_than_anybody_may_is_sent_away(
         await trio.sleep(1)
         assert recorder.detail == ErrorCode.LIMIT_EXCEEDED
         assert scene.peer.refused == {ErrorCode.LIMIT_EXCEEDED.value: 1}
+
+
+async def test_every_frame_is_work_that_its_peer_is_charged_for(autojump_clock: trio.testing.MockClock) -> None:
+    async with a_scene() as scene:
+        recorder = await scene.introduce()
+        share = scene.peer.registry.links[-1]._connection._share = TokenBucket(1e-9, 1000)
+        recorder.write(encode_message(CALL) * 300)  # many in few datagrams
+        await trio.sleep(0.5)
+        assert len(scene.handled) == 300
+        assert not share.take(701, trio.current_time())
+        assert share.take(600, trio.current_time())
 
 
 async def test_pings_beyond_the_bearable_are_counted_and_not_answered(autojump_clock: trio.testing.MockClock) -> None:

@@ -118,6 +118,22 @@ async def test_a_host_that_insists_under_ever_new_keys_is_not_heard_for_a_while(
             await connect_bare(attacker, peer.address)
 
 
+async def test_a_host_that_brings_false_proofs_again_and_again_is_not_heard_for_a_while(autojump_clock: Clock) -> None:
+    network = SimNetwork()
+    async with open_peer(network, 1) as peer, open_endpoint(network, 2) as attacker:
+        for number in range(OFFENCES_OF_HOST_MAX + 1):
+            assert peer.registry.is_welcome(host(2))
+            recorder = await connect_bare(attacker, peer.address)
+            party = LocalParty(
+                credentials=credentials(100 + number), instance=b"attackerattacker", realm=REALM, trust=Trust.open()
+            )
+            recorder.say(make_connect(party, binding=bytes(32), peer=None))
+            await recorder.closed.wait()
+            assert recorder.detail == ErrorCode.BAD_PROOF
+        assert [e.facts["offender"] for e in peer.named("peer.penalized")] == [host(2)[0]]
+        assert not peer.registry.is_welcome(host(2))
+
+
 async def test_the_other_links_of_an_offender_end_with_the_penalty(autojump_clock: Clock) -> None:
     network = SimNetwork()
     async with open_peer(network, 1) as peer, open_peer(network, 3, identity=50, instance=b"attackerattacker") as other:

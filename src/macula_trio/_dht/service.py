@@ -1,6 +1,7 @@
 """The DHT over the network: joins, finds nodes and values, stores, answers others (DESIGN section 8).
 
-Decides nothing about whom to ask next or which value wins: that is ``lookup.py``, ``table.py`` and ``storage.py``.
+Puts the parts together, and keeps the routing table.  Decides nothing about whom to ask next or which value wins: that
+is ``lookup.py``, ``table.py`` and ``storage.py``.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
-import attrs
 import trio
 
 from macula_trio._background import Background
 from macula_trio._dht.advertiser import Advertiser
-from macula_trio._dht.client import QUERY_ERRORS, Bootstrap, DhtClient, DhtSettings
+from macula_trio._dht.client import QUERY_ERRORS, DhtClient, DhtSettings
 from macula_trio._dht.handover import HandOver
+from macula_trio._dht.joining import Joining
 from macula_trio._dht.kept import keeper, reload
 from macula_trio._dht.owner import ValueOwner
 from macula_trio._dht.server import DhtServer
@@ -30,37 +31,11 @@ from macula_trio._peer.handshake import LEAF
 from macula_trio._util import format_endpoint, may_tell, numeric_endpoint
 from macula_trio._wire import messages as wire
 from macula_trio.abc import Link, LinkTransport, Storage
-from macula_trio.errors import MeshError, OwnIdentity, PeerUnavailable, TrustError
+from macula_trio.errors import PeerUnavailable, TrustError
 
 CHECKS_MAX: Final = 32  # nodes whose endpoint is being dialed, or whose life is doubted, at once
-JOIN_PAUSE_MIN_S: Final = 0.5
-JOIN_PAUSE_MAX_S: Final = 60.0
 REFRESH_FIRST_S: Final = 1.0  # neighbours that joined together find each other in their first seconds
 REFRESH_S: Final = 600.0  # Kademlia's bucket refresh; also the ceiling of the growing pause
-
-
-@attrs.define(eq=False)
-class _JoinAttempt:
-    """Several bootstrap nodes dialed at once: decided by the first success, or by the last failure."""
-
-    remaining: int
-    succeeded: bool = False
-    errors: list[MeshError] = attrs.field(factory=list)
-    decided: trio.Event = attrs.field(factory=trio.Event)
-
-    def note(self, error: MeshError | None) -> None:
-        self.remaining -= 1
-        if error is None:
-            self.succeeded = True
-        else:
-            self.errors.append(error)
-        if self.succeeded or not self.remaining:
-            self.decided.set()
-
-    @property
-    def refusal(self) -> MeshError | None:
-        """Why trying again is of no use: everybody answered, and everybody refused."""
-        return self.errors[0] if all(isinstance(error, TrustError) for error in self.errors) else None
 
 
 class DhtService:
@@ -97,7 +72,6 @@ class DhtService:
         settings: DhtSettings,
         storage: Storage,
     ) -> None:
-        self._resolve = resolve
         self._own = credentials.node_id
         self._transport = transport
         self._events = events
@@ -109,12 +83,7 @@ class DhtService:
         self._table = RoutingTable(self._own)
         self._values = ValueStore[Record](keeper(storage))
         reload(self._values, storage, realm=settings.realm, judge=judge, now_ms=wall_clock_ms())
-        self._bootstraps = [entry for entry in settings.bootstraps if entry.endpoint != settings.endpoint]
         self._checking: dict[NodeId, None] = {}
-        self._joined = trio.Event()
-        self._decided = trio.Event()  # joined, or refused for good
-        self._refusal: MeshError | None = None
-        self._met = trio.Event()  # somebody entered the table
         self._background = Background()
         self.client = DhtClient(
             own=self._own,
@@ -155,6 +124,17 @@ class DhtService:
             judge=judge,
             leaf=settings.leaf,
         )
+        self._joining = Joining(
+            own=self._own,
+            bootstraps=[entry for entry in settings.bootstraps if entry.endpoint != settings.endpoint],
+            transport=transport,
+            client=self.client,
+            table=self._table,
+            events=events,
+            random_fraction=random_fraction,
+            resolve=resolve,
+            background=self._background,
+        )
         self._advertiser = Advertiser(
             put=self.owner.store,
             withdraw=self.owner.withdraw,
@@ -164,11 +144,11 @@ class DhtService:
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Join, and own everything that goes on behind the scenes, until cancelled."""
-        await self._background.serve(self._keep_joined, task_status=task_status)
+        await self._background.serve(self._stay, task_status=task_status)
 
     async def wait_joined(self) -> None:
         """Wait until another node was found, or there is none to look for."""
-        await self._joined.wait()
+        await self._joining.wait_joined()
 
     async def wait_joined_or_refused(self) -> None:
         """The same, but do not wait for nodes that have all refused us.
@@ -176,10 +156,7 @@ class DhtService:
         Raises:
           TrustError: they have.
         """
-        await self._decided.wait()
-        if not self._joined.is_set() and self._refusal is not None:
-            raise self._refusal
-        await self._joined.wait()
+        await self._joining.wait_joined_or_refused()
 
     async def wait_withdrawn(self) -> None:
         """Withdraw what is still advertised and wait for it."""
@@ -240,7 +217,7 @@ class DhtService:
     def _add(self, contact: Contact) -> None:
         was_known = contact.node_id in self._table
         doubtful = self._table.add(contact, trio.current_time())
-        self._met.set()
+        self._joining.met()
         if not was_known and contact.node_id in self._table:
             self._hand_over.begin(contact)
         if doubtful is not None:
@@ -288,62 +265,13 @@ class DhtService:
 
     # -- joining and staying --------------------------------------------------------------------------------------
 
-    async def _keep_joined(self) -> None:
-        """Find the mesh, and find it again when everybody is gone."""
+    async def _stay(self) -> None:
         self._background.start_soon(self._refresh, name="refresh")
-        pause_s = JOIN_PAUSE_MIN_S
-        while self._bootstraps:
-            # Before anything that can change it: whoever is lost from now on is noticed.
-            self.client.alone, self._met = trio.Event(), trio.Event()
-            if await self._dial_bootstraps() or len(self._table):
-                await self.client.find_node(self._own)
-                self._note_joined()
-                self._advertiser.renew_all()
-                pause_s = JOIN_PAUSE_MIN_S
-                await self.client.alone.wait()
-            with trio.move_on_after(pause_s * (0.5 + self._random_fraction() / 2)):
-                await self._met.wait()  # somebody found us
-            pause_s = min(2 * pause_s, JOIN_PAUSE_MAX_S)
-        self._note_joined()  # we are the only bootstrap that we know
-        await trio.sleep_forever()
-
-    def _note_joined(self) -> None:
-        self._joined.set()
-        self._decided.set()
-        self._events.emit("node.joined", nodes=len(self._table))
-
-    async def _dial_bootstraps(self) -> bool:
-        """Dial all of them; True as soon as one has proven itself, the others come in behind the scenes."""
-        attempt = _JoinAttempt(len(self._bootstraps))
-        for entry in self._bootstraps:
-            self._background.start_soon(self._dial_bootstrap, entry, attempt, name=f"join by {entry.endpoint}")
-        await attempt.decided.wait()
-        if not attempt.succeeded:
-            self._refusal = attempt.refusal
-            self._decided.set()
-        return attempt.succeeded
-
-    async def _dial_bootstrap(self, entry: Bootstrap, attempt: _JoinAttempt) -> None:
-        try:
-            endpoint = await self._resolve(entry.endpoint)
-            link = await self._transport.dial_endpoint(endpoint, expected=entry.node_id, trusted=True)
-            if link.node_id is None:
-                raise TrustError(f"bootstrap {entry.endpoint} does not say who it is")
-        except OSError as exc:
-            self._events.emit("node.bootstrap_failed", endpoint=entry.endpoint, reason=str(exc))
-            attempt.note(PeerUnavailable(str(exc)))
-        except (PeerUnavailable, TrustError) as exc:
-            if isinstance(exc, OwnIdentity) and entry in self._bootstraps:
-                self._bootstraps.remove(entry)  # ourselves, by another address
-            self._events.emit("node.bootstrap_failed", endpoint=entry.endpoint, reason=str(exc))
-            attempt.note(exc)
-        else:
-            self.client.entry_points[link.node_id] = Contact(node_id=link.node_id, endpoint=endpoint)
-            attempt.note(None)
+        await self._joining.keep_joined(self._advertiser.renew_all)
 
     async def _refresh(self) -> None:
         """Look ourselves and quiet buckets up again, at growing intervals (Kademlia, section 2.3)."""
-        await self._joined.wait()
+        await self._joining.joined.wait()
         pause_s = REFRESH_FIRST_S
         while True:
             await trio.sleep(pause_s * (1 - 0.2 * self._random_fraction()))

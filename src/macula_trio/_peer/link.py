@@ -397,7 +397,7 @@ class QuicLink:
         self._state = LinkState.CLOSED
         if self._error is None:
             text = f"{self._label()}: {reason.value}" + (f" ({detail})" if detail else "")
-            self._error = TrustError(text) if reason is CloseReason.UNTRUSTED else _farewell(_code(detail), text)
+            self._error = _farewell(ErrorCode.UNTRUSTED if reason is CloseReason.UNTRUSTED else _code(detail), text)
         for pending in self._pending.values():
             pending.resolve(PeerUnavailable(str(self._error)))
         self._decoders.clear()
@@ -600,7 +600,7 @@ class QuicLink:
 def _farewell(code: ErrorCode | None, text: str) -> MeshError:
     """What the peer's reason for ending a link is to us."""
     kind = _TRUST_REFUSALS.get(code)
-    return PeerUnavailable(text) if kind is None else kind(text)
+    return PeerUnavailable(text) if kind is None else kind(text, code=code)
 
 
 def _code(text: str) -> ErrorCode | None:

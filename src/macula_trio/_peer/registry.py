@@ -47,7 +47,9 @@ class _Dial:
         await self.done.wait()
         if self.link is None:
             # A fresh one for every waiter: a raised exception collects a traceback and must not be shared.
-            kind = type(self.error) if isinstance(self.error, (TrustError, NotSent)) else PeerUnavailable
+            if isinstance(self.error, TrustError):
+                raise type(self.error)(str(self.error), code=self.error.code) from self.error
+            kind = NotSent if isinstance(self.error, NotSent) else PeerUnavailable
             raise kind(str(self.error)) from self.error
         return self.link
 

@@ -252,6 +252,19 @@ def test_the_certificate_of_an_owner_is_that_of_the_key_that_signed() -> None:
     assert "bytes of certificates" in refused(as_owner, it, good, chain_der=(bytes(OWNER_CHAIN_BYTES_MAX + 1),))
 
 
+@pytest.mark.parametrize("trust", [Trust.realm(ROOT.pem), Trust.pinned([bytes(32)])], ids=["realm", "pinned"])
+def test_a_certificate_of_an_unknown_kind_of_key_is_a_refusal(trust: Trust) -> None:
+    """Any member can put one beside a value of its own."""
+    ed25519, unknown = bytes.fromhex("300506032b6570"), bytes.fromhex("300506032b657f")
+    der = ALICE.chain_der[0]
+    places = [place for place in range(len(der)) if der.startswith(ed25519, place)]
+    assert len(places) == 3, "of the signature, of the key, and of the signature once more"
+    odd = der[: places[1]] + unknown + der[places[1] + len(unknown) :]
+    refused(as_owner, judge(trust), ALICE, chain_der=(odd,))
+    with pytest.raises(TrustError):
+        judge(trust).judge_peer(ALICE.node_id, (odd,), side="dialer", endpoint=None, now_ms=NOW_MS)
+
+
 def test_the_memory_of_owners_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trust_module, "OWNERS_REMEMBERED", 3)
     it = judge(Trust.realm(ROOT.pem))

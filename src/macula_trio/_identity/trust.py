@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes
 
 from macula_trio._identity.certificate import realm_server_name
 from macula_trio._identity.chain import load_authority, parse_certificates, verify_chain
-from macula_trio._identity.keys import spki_of_certificate
+from macula_trio._identity.keys import MALFORMED_CERTIFICATE, spki_of_certificate
 from macula_trio._identity.proof import Side
 from macula_trio._ids import NodeId
 from macula_trio._trust import Trust
@@ -151,7 +151,7 @@ class TrustJudge:
         if known is not None and known[0] <= now_ms < known[1]:
             return
         certificates = parse_certificates(chain_der)
-        if spki_of_certificate(certificates[0]) != spki:
+        if _key_of(certificates[0]) != spki:
             raise TrustError("value: the certificate is not that of its owner's key", code=ErrorCode.UNTRUSTED)
         self._owners.pop(digest, None)
         if len(self._owners) >= OWNERS_REMEMBERED:
@@ -201,3 +201,11 @@ class TrustJudge:
         now = datetime.datetime.fromtimestamp(now_ms / 1000, datetime.UTC)
         validity = verify_chain(certificates, roots=self._roots, side=side, name=name, now=now)
         return validity.not_before.timestamp() * 1000, validity.not_after.timestamp() * 1000
+
+
+def _key_of(certificate: x509.Certificate) -> bytes | None:
+    """SubjectPublicKeyInfo; None when the key is of a kind that nobody here knows, which shows only when asked for."""
+    try:
+        return spki_of_certificate(certificate)
+    except MALFORMED_CERTIFICATE:
+        return None

@@ -81,8 +81,15 @@ ONLY_IN: Final = {
 # Private parts of Trio and aioquic: what replays need, and the one thing without which a stranger takes all memory.
 PRIVATE_IN: Final = ("_net/credit.py", "testing/_determinism.py")
 BROAD_EXCEPT_IN: Final = {
-    # _authorisation.py asks rules of the application, _rpc/service.py runs handlers of it.
-    "Exception": ("_authorisation.py", "_cli/*", "_net/quic.py", "_rpc/service.py", "testing/_scenario.py"),
+    # _authorisation.py asks rules of the application, _identity/trust.py its names, _rpc/service.py runs its handlers.
+    "Exception": (
+        "_authorisation.py",
+        "_cli/*",
+        "_identity/trust.py",
+        "_net/quic.py",
+        "_rpc/service.py",
+        "testing/_scenario.py",
+    ),
     # _background.py tells a body's error from those of the nursery that its block hides.
     "BaseException": ("_background.py", "_cli/*", "_net/quic.py", "_rpc/service.py"),
 }

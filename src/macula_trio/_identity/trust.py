@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import logging
 from collections.abc import Sequence
 from math import inf
 from types import NoneType
@@ -26,8 +25,6 @@ from macula_trio._ids import NodeId
 from macula_trio._trust import Trust
 from macula_trio._util import clip, format_endpoint, numeric_endpoint
 from macula_trio.errors import ErrorCode, TrustError
-
-logger = logging.getLogger("macula_trio.trust")
 
 OWNERS_REMEMBERED: Final = 4096  # whose certificates were good: values of one owner come again and again
 OWNER_CHAIN_BYTES_MAX: Final = 8 * 1024  # of certificates beside a value: 64 values of 4 KiB share one frame of 1 MiB
@@ -184,8 +181,8 @@ class TrustJudge:
         except (ValueError, LookupError) as exc:
             raise TrustError(unknown, code=ErrorCode.UNTRUSTED) from exc
         except Exception as exc:  # the function is the application's; no peer may end the node by where it says it is
-            logger.exception("name of Trust.realm failed, which is a refusal")
-            raise TrustError(unknown, code=ErrorCode.UNTRUSTED) from exc
+            text = f"{unknown}: asking for it led to {type(exc).__name__}"
+            raise TrustError(text, code=ErrorCode.UNTRUSTED) from exc
         if not found:
             raise TrustError(unknown, code=ErrorCode.UNTRUSTED)
         return found

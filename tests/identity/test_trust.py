@@ -259,6 +259,19 @@ def test_an_owner_that_is_remembered_is_not_believed_before_its_time() -> None:
     refused(as_owner, it, owner, now_ms=int(ms(BEGIN)) - 1)  # our clock was ahead, and has been set right
 
 
+@pytest.mark.parametrize("trust", [Trust.realm(ROOT.pem), Trust.pinned([bytes(32)])], ids=["realm", "pinned"])
+def test_a_certificate_of_an_unknown_kind_of_key_is_a_refusal(trust: Trust) -> None:
+    """Any member can put one beside a value of its own."""
+    ed25519, unknown = bytes.fromhex("300506032b6570"), bytes.fromhex("300506032b657f")
+    der = ALICE.chain_der[0]
+    places = [place for place in range(len(der)) if der.startswith(ed25519, place)]
+    assert len(places) == 3, "of the signature, of the key, and of the signature once more"
+    odd = der[: places[1]] + unknown + der[places[1] + len(unknown) :]
+    refused(as_owner, judge(trust), ALICE, chain_der=(odd,))
+    with pytest.raises(TrustError):
+        judge(trust).judge_peer(ALICE.node_id, (odd,), side="dialer", endpoint=None, now_ms=NOW_MS)
+
+
 def test_the_memory_of_owners_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trust_module, "OWNERS_REMEMBERED", 3)
     it = judge(Trust.realm(ROOT.pem))
@@ -303,7 +316,7 @@ def test_whatever_a_function_for_names_does_it_is_a_refusal_and_no_more() -> Non
     def fails(_endpoint: str) -> str:
         raise AttributeError("a mistake")
 
-    for name in (fails, lambda _endpoint: b"bytes", lambda _endpoint: 5):
+    for name in (fails, lambda _endpoint: b"bytes", lambda _endpoint: 5, lambda _endpoint: ""):
         it = judge(Trust.realm(ROOT.pem, name=name))  # type: ignore[arg-type]
         for action in (as_peer, as_owner):
             refused(action, it, ROOT.issue(), endpoint="10.0.0.1:1")

@@ -118,6 +118,24 @@ async def test_a_newcomer_that_refuses_is_let_be(autojump_clock: Clock) -> None:
         assert nodes[0]._dht._hand_over._serving == {}
 
 
+async def test_who_leaves_and_comes_again_is_served_once_in_a_while(autojump_clock: Clock) -> None:
+    """Coming again costs next to nothing, and looking through all that we hold may take seconds."""
+    network = FrameNetwork(seed=1)
+    async with open_frame_mesh(1, network=network) as (node,):
+        for key in KEYS:
+            await node.store(key, {})
+        served: list[int] = []
+        for _ in range(4):
+            async with open_frame_node(network, "again", bootstrap=[node.endpoint]) as again:
+                await trio.sleep(3)
+                served.append(len(again.stored_values()))
+        assert served == [len(KEYS), 0, 0, 0]
+        await trio.sleep(handover.SERVED_PAUSE_S)
+        async with open_frame_node(network, "again", bootstrap=[node.endpoint]) as again:
+            await trio.sleep(3)
+            assert len(again.stored_values()) == len(KEYS)
+
+
 async def test_a_newcomer_that_dies_is_let_be(autojump_clock: Clock) -> None:
     network = FrameNetwork(seed=1)
     async with open_frame_mesh(2, network=network) as nodes:

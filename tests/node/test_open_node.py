@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 import trio
+from quic_tools import Recorder, host, open_endpoint
 
 import macula_trio as macula
+from macula_trio._net.quic import Connection
+from macula_trio._util import format_endpoint
+from macula_trio._wire import messages as wire
 from macula_trio._wire.frame import MessageType
 from macula_trio.testing import SimNetwork, open_mesh
 
@@ -296,3 +300,36 @@ async def test_a_call_that_fails_is_told_with_its_reason(autojump_clock: Clock) 
             event = await anext(events)
         assert event.name == "rpc.failed"
         assert event.facts["reason"] == "NoProviders: no node advertises 'nobody.there'"
+
+
+async def test_nobody_talks_a_node_out_of_its_bootstrap_node(autojump_clock: Clock) -> None:
+    """Whoever has its address for a moment proves nothing; of ourselves we would never ask again."""
+
+    class Liar(Recorder):
+        def stream_data_received(self, stream_id: int, data: bytes, end_stream: bool) -> None:
+            super().stream_data_received(stream_id, data, end_stream)
+            self.say(wire.Disconnect(reason="own_identity"))
+
+    network, place = SimNetwork(), format_endpoint(host(2))
+    lies: list[Liar] = []
+
+    def accept(connection: Connection) -> Liar:
+        lies.append(Liar(connection))
+        return lies[-1]
+
+    async def lie(*, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+        with trio.CancelScope() as scope:
+            async with open_endpoint(network, 2, accept=accept):
+                task_status.started(scope)
+                await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        liar = await nursery.start(lie)
+        async with macula.open_node(config(bootstrap=[place], require_bootstrap=False), network=network) as node:
+            await trio.sleep(5)
+            liar.cancel()
+            await trio.sleep(1)
+            assert lies
+            async with macula.open_node(config(listen=place), network=network):
+                await trio.sleep(120)
+                assert [contact.endpoint for contact in node.known_nodes()] == [place]

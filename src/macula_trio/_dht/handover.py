@@ -21,7 +21,11 @@ from macula_trio._ids import Contact, NodeId
 NEWCOMERS_MAX: Final = 16  # served at once, each by one STORE after the other: it has its own work to do
 WAITING_MAX: Final = 1024  # newcomers that are served or wait for their turn
 VALUES_MAX: Final = 512  # for one newcomer; far less than it takes from one peer in a while (quota.py)
-KEYS_PER_STEP: Final = 256  # looked through before others get their turn: a millisecond or so
+KEYS_PER_STEP: Final = 32  # looked through before others get their turn: a millisecond or two, if they are near us
+# Until a node that has left and come again is served once more: looking through 65,536 keys takes seconds, and coming
+# again takes a handshake.
+SERVED_PAUSE_S: Final = 60.0
+SERVED_MAX: Final = 4096  # nodes of which that is remembered; who was served first is forgotten first
 
 
 class HandOver:
@@ -50,14 +54,28 @@ class HandOver:
         self._wall_clock_ms = wall_clock_ms
         self._background = background
         self._serving: dict[NodeId, None] = {}
+        self._served: dict[NodeId, float] = {}
         self._limiter = trio.CapacityLimiter(NEWCOMERS_MAX)
 
     def begin(self, newcomer: Contact) -> None:
         """A node has entered the table."""
         if not len(self._store) or newcomer.node_id in self._serving or len(self._serving) >= WAITING_MAX:
             return
+        if self._was_served(newcomer.node_id, trio.current_time()):
+            return
         if self._background.start_soon(self._serve, newcomer, name=f"hand over to {newcomer.node_id.short}"):
             self._serving[newcomer.node_id] = None
+
+    def _was_served(self, node_id: NodeId, now: float) -> bool:
+        """Whether it was a short while ago; if not, it is from now on."""
+        served_at = self._served.get(node_id)
+        if served_at is not None and now - served_at < SERVED_PAUSE_S:
+            return True
+        self._served.pop(node_id, None)
+        if len(self._served) >= SERVED_MAX:
+            del self._served[next(iter(self._served))]
+        self._served[node_id] = now
+        return False
 
     async def _serve(self, newcomer: Contact) -> None:
         try:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes
 
 from macula_trio._identity.certificate import realm_server_name
 from macula_trio._identity.chain import load_authority, parse_certificates, verify_chain
-from macula_trio._identity.keys import Credentials, spki_of_certificate
+from macula_trio._identity.keys import MALFORMED_CERTIFICATE, Credentials, spki_of_certificate
 from macula_trio._identity.proof import Side
 from macula_trio._ids import NodeId
 from macula_trio._trust import Trust
@@ -156,7 +156,7 @@ class TrustJudge:
         if known is not None and known[0] <= now_ms < known[1]:
             return
         certificates = parse_certificates(chain_der)
-        if spki_of_certificate(certificates[0]) != spki:
+        if _key_of(certificates[0]) != spki:
             raise TrustError("value: the certificate is not that of its owner's key", code=ErrorCode.UNTRUSTED)
         self._owners.pop(digest, None)
         if len(self._owners) >= OWNERS_REMEMBERED:
@@ -188,8 +188,8 @@ class TrustJudge:
         except Exception as exc:  # the function is the application's, and we are in the midst of a peer's bytes
             text = f"the function for names fails at {clip(endpoint)}: {type(exc).__name__}: {clip(str(exc))}"
             raise TrustError(text, code=ErrorCode.UNTRUSTED) from exc
-        if not isinstance(found, str):
-            what = "nobody is known by a name" if found is None else f"the function for names gives {clip(repr(found))}"
+        if not isinstance(found, str) or not found:
+            what = f"the function for names gives {clip(repr(found))}" if found else "nobody is known by a name"
             raise TrustError(f"{what} at {clip(endpoint)}", code=ErrorCode.UNTRUSTED)
         return found
 
@@ -204,3 +204,11 @@ class TrustJudge:
         now = datetime.datetime.fromtimestamp(now_ms / 1000, datetime.UTC)
         validity = verify_chain(certificates, roots=self._roots, side=side, name=name, now=now)
         return validity.not_before.timestamp() * 1000, validity.not_after.timestamp() * 1000
+
+
+def _key_of(certificate: x509.Certificate) -> bytes | None:
+    """SubjectPublicKeyInfo; None when the key is of a kind that nobody here knows, which shows only when asked for."""
+    try:
+        return spki_of_certificate(certificate)
+    except MALFORMED_CERTIFICATE:
+        return None

@@ -57,6 +57,7 @@ logger = logging.getLogger("macula_trio.link")
 BUFFERED_BYTES_MAX: Final = 4 * 1024 * 1024  # of unfinished frames on all streams of one link
 ASKS_MAX: Final = 4096  # unanswered requests of ours on one link; each is remembered until its end
 STREAMS_MAX: Final = 128  # on which a peer may begin a frame at once: v0.8 uses up to 100, each may hold a frame
+SELVES_MAX: Final = 64  # connections with ourselves that are remembered until our other end has heard of it
 
 _FAREWELLS: Final = (ErrorCode.NORMAL, ErrorCode.CLOSING)
 _QUIC_REFUSED: Final = 1  # QUIC application error code of every close that is not a farewell
@@ -65,8 +66,8 @@ _TRUST_REFUSALS: Final[Mapping[ErrorCode | None, type[TrustError]]] = {
     ErrorCode.PROOF_REQUIRED: TrustError,
     ErrorCode.WRONG_PEER: TrustError,
     ErrorCode.UNTRUSTED: TrustError,
-    ErrorCode.OWN_IDENTITY: OwnIdentity,
-    ErrorCode.IDENTITY_CONFLICT: OwnIdentity,
+    ErrorCode.OWN_IDENTITY: TrustError,
+    ErrorCode.IDENTITY_CONFLICT: TrustError,
     ErrorCode.REALM_MISMATCH: RealmMismatch,
 }
 
@@ -115,6 +116,17 @@ class LinkContext:
     opened: Callable[[QuicLink], None]
     closed: Callable[[QuicLink], None]
     counters: LinkCounters = attrs.field(factory=LinkCounters)
+    _selves: dict[bytes, None] = attrs.field(factory=dict, init=False)
+
+    def note_self(self, binding: bytes) -> None:
+        """Note a connection on whose other end we are ourselves."""
+        self._selves[binding] = None
+        if len(self._selves) > SELVES_MAX:
+            del self._selves[next(iter(self._selves))]
+
+    def is_self(self, binding: bytes) -> bool:
+        """Whether we are on both ends of a connection; what its other end says is a claim."""
+        return binding in self._selves
 
 
 @attrs.define(eq=False)
@@ -397,7 +409,9 @@ class QuicLink:
         self._state = LinkState.CLOSED
         if self._error is None:
             text = f"{self._label()}: {reason.value}" + (f" ({detail})" if detail else "")
-            self._error = _farewell(ErrorCode.UNTRUSTED if reason is CloseReason.UNTRUSTED else _code(detail), text)
+            self._error = self._farewell(
+                ErrorCode.UNTRUSTED if reason is CloseReason.UNTRUSTED else _code(detail), text
+            )
         for pending in self._pending.values():
             pending.resolve(PeerUnavailable(str(self._error)))
         self._decoders.clear()
@@ -536,13 +550,23 @@ class QuicLink:
 
     def _peer_left(self, code: ErrorCode | None, message: str) -> None:
         text = f"{self._label()} said goodbye: {clip(message) or (code.value if code else 'no reason')}"
-        self._error = _farewell(code, text)
+        self._error = self._farewell(code, text)
         self._note_conflict(code)
         self._peer_is_leaving = code is ErrorCode.CLOSING
         self._connection.close(ErrorCode.NORMAL)
 
+    def _farewell(self, code: ErrorCode | None, text: str) -> MeshError:
+        """What the peer's reason for ending a link is to us."""
+        # Anybody could say so who sits at the address of our bootstrap node for a moment, and we would never ask again.
+        if code is ErrorCode.OWN_IDENTITY and self._context.is_self(self._connection.binding):
+            return OwnIdentity(text)
+        kind = _TRUST_REFUSALS.get(code)
+        return PeerUnavailable(text) if kind is None else kind(text, code=code)
+
     def _refuse(self, error: TrustError | RemoteProtocolError) -> None:
         code = error.code
+        if code is ErrorCode.OWN_IDENTITY:
+            self._context.note_self(self._connection.binding)
         self._context.counters.refused[code.value] += 1
         self._note_conflict(code)
         self._context.events.emit(
@@ -595,12 +619,6 @@ class QuicLink:
             self._room.set()
             self._room = trio.Event()
             self._watch_backlog()
-
-
-def _farewell(code: ErrorCode | None, text: str) -> MeshError:
-    """What the peer's reason for ending a link is to us."""
-    kind = _TRUST_REFUSALS.get(code)
-    return PeerUnavailable(text) if kind is None else kind(text, code=code)
 
 
 def _code(text: str) -> ErrorCode | None:

@@ -31,6 +31,7 @@ logger = logging.getLogger("macula_trio.pubsub")
 
 SUBSCRIBER_CACHE_S: Final = 1.0  # a publisher in a loop asks the DHT once a second, and newcomers wait no longer
 CACHE_ENTRIES_MAX: Final = 4096  # topics; the oldest goes first
+SEQUENCES_MAX: Final = 65_536  # nodes whose count is remembered; for the one not sent to for longest it begins again
 FAN_OUT_MAX: Final = 64  # subscribers reached at once; each may need a dial
 TARGET_DEADLINE_S: Final = 5.0  # for reaching one subscriber, as in v0.8, unless the caller's is sooner
 
@@ -358,8 +359,11 @@ class PubSubService:
         return self._message_prefix + self._published.to_bytes(8, "big")
 
     def _next_sequence(self, target: NodeId) -> int:
-        self._sequences[target] = self._sequences.get(target, 0) + 1
-        return self._sequences[target]
+        sequence = self._sequences.pop(target, 0) + 1
+        if len(self._sequences) >= SEQUENCES_MAX:  # ids cost nothing, and subscribers may bring ever new ones
+            del self._sequences[next(iter(self._sequences))]
+        self._sequences[target] = sequence
+        return sequence
 
 
 @attrs.define(eq=False)

@@ -30,7 +30,7 @@ async def test_a_hangup_reads_the_file_again_and_a_bad_file_changes_nothing(
     config = macula.NodeConfig(realm="org.example.test", trust=macula.Trust.only(file))
     async with open_mesh(3, config=config) as (one, two, three), trio.open_nursery() as nursery:
         assert {peer.node_id for peer in one.peers()} == {two.node_id, three.node_id}
-        await nursery.start(_reload_on_hangup, one)
+        await nursery.start(_reload_on_hangup, one, lambda: sim_identity(1))
 
         file.write_text(f"{sim_identity(2).node_id.hex()}\n")
         await hang_up()
@@ -42,5 +42,5 @@ async def test_a_hangup_reads_the_file_again_and_a_bad_file_changes_nothing(
         assert {peer.node_id for peer in one.peers()} == {two.node_id}
         told = capsys.readouterr().err
         assert told.startswith(f"warning: trust file {file}: line 1: ")
-        assert told.endswith("; the policy stays as it was\n")
+        assert told.endswith("; what it would have changed stays as it was\n")
         nursery.cancel_scope.cancel()

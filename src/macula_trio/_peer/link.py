@@ -409,9 +409,8 @@ class QuicLink:
         self._state = LinkState.CLOSED
         if self._error is None:
             text = f"{self._label()}: {reason.value}" + (f" ({detail})" if detail else "")
-            self._error = self._farewell(
-                ErrorCode.UNTRUSTED if reason is CloseReason.UNTRUSTED else _code(detail), text
-            )
+            code = ErrorCode.UNTRUSTED if reason is CloseReason.UNTRUSTED else _code(detail)
+            self._error = self._farewell(code, text)
         for pending in self._pending.values():
             pending.resolve(PeerUnavailable(str(self._error)))
         self._decoders.clear()

@@ -10,6 +10,7 @@ import functools
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import nox
@@ -96,9 +97,9 @@ def replay(session: nox.Session, *names: str) -> None:
         session.run("macula-trio", "replay", str(path), "--against", str(golden), "--hash-seeds", "1:3")
 
 
-def run_pytest(session: nox.Session, *launcher: str) -> None:
+def run_pytest(session: nox.Session, launcher: Sequence[str], *options: str) -> None:
     """Run the tests from an empty directory, so that only the installed package can be imported."""
-    pytest = ["-m", "pytest", "-c", str(ROOT / "pyproject.toml")]
+    pytest = ["-m", "pytest", "-c", str(ROOT / "pyproject.toml"), *options]
     arguments = [str(ROOT / part) if (ROOT / part.partition("::")[0]).exists() else part for part in session.posargs]
     if not any(part.startswith(str(ROOT)) for part in arguments):
         arguments.append(str(ROOT / "tests"))
@@ -110,7 +111,7 @@ def run_pytest(session: nox.Session, *launcher: str) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests against the wheel, on every supported interpreter that is here."""
     install_wheel(session, *group("test"))
-    run_pytest(session, "python")
+    run_pytest(session, ["python"], "-n", "auto")
 
 
 @nox.session
@@ -184,7 +185,7 @@ def coverage(session: nox.Session) -> None:
     session.env.update(data)
     session.run("coverage", "erase")
     # ``coverage run``, not a pytest plugin: it starts before anything imports the package.
-    run_pytest(session, "coverage", "run")
+    run_pytest(session, ["coverage", "run"])
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
     layers = PROJECT["tool"]["macula-trio"]["layers"]

@@ -49,10 +49,10 @@ def test_an_honest_copy_passes(copy: Path) -> None:
 
 
 def test_a_planted_order_dependence_is_caught(copy: Path) -> None:
-    client = copy / "macula_trio" / "_dht" / "client.py"
-    text = client.read_text(encoding="utf-8")
+    owner = copy / "macula_trio" / "_dht" / "owner.py"
+    text = owner.read_text(encoding="utf-8")
     assert text.count(LINE) == 1
-    client.write_text(text.replace(LINE, PLANTED), encoding="utf-8")
+    owner.write_text(text.replace(LINE, PLANTED), encoding="utf-8")
     done = check(copy)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "PYTHONHASHSEED=2 gives another trace than PYTHONHASHSEED=1" in done.stderr

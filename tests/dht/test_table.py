@@ -447,3 +447,16 @@ def test_a_free_place_goes_to_a_replacement_whose_network_has_room() -> None:
     assert table.get(node(132)) is None
     table.failed(node(128))
     assert values(table.contacts()) == [133, 132]
+
+
+def test_about_an_empty_bucket_those_outside_of_it_may_know() -> None:
+    table = RoutingTable(OWN)
+    far, near = (
+        Contact(node_id=NodeId((1 << bit).to_bytes(ID_BYTES, "big")), endpoint="10.0.0.1:9443") for bit in (255, 250)
+    )
+    for one in (far, near):
+        table.add(one, 0.0)
+    assert table.outside(0) == []
+    assert table.outside(3) == [far]
+    assert table.outside(5) == [], "it has an entry"
+    assert table.outside(9) == [far, near]

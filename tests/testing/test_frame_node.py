@@ -289,3 +289,25 @@ async def test_cancelled_at_any_step_nothing_is_left(block: object, autojump_clo
                 assert node.transport.live_link(guest) is None, "a link is left"
                 assert all(record.withdrawn for record in node.stored_values()), "a record is left"
         assert step > 10, "too few steps for a sweep of anything"
+
+
+async def test_a_range_that_all_of_its_neighbours_have_lost_is_found_again_by_a_refresh(autojump_clock: Clock) -> None:
+    """As when a hundred nodes have joined at the same moment: each knew its own quarter, and the other half."""
+    async with open_frame_mesh(120, network=FrameNetwork(seed=8)) as nodes:
+        quarters: dict[int, list[FrameNode]] = {}
+        for node in nodes:
+            quarters.setdefault(node.node_id[0] >> 6, []).append(node)
+        here, lost = max(((quarters[q], quarters[q ^ 1]) for q in quarters), key=lambda pair: len(pair[0]))
+        assert len(here) > 22, "more than a lookup asks, or the lost ones are found through others anyway"
+        for node in here:
+            for other in lost:
+                node._dht._table.remove(other.node_id)
+                node._dht.client.entry_points.pop(other.node_id, None)
+        asker, ids = here[0], {other.node_id for other in lost}
+        target = lost[0].node_id
+        assert not ids & {contact.node_id for contact in await asker.find_node(target)}, (
+            "nobody who is asked knows them"
+        )
+        await asker._dht.client.refresh(1)
+        assert ids & {contact.node_id for contact in asker._dht.known_nodes()}
+        assert ids & {contact.node_id for contact in await asker.find_node(target)}

@@ -5,7 +5,7 @@ Whom to ask next is decided in ``lookup.py``, which value wins in ``storage.py``
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from math import inf
 from typing import Final, TypeVar
@@ -16,7 +16,7 @@ import trio
 from macula_trio._background import Background
 from macula_trio._dht.lookup import Lookup, ValueLookup
 from macula_trio._dht.storage import ValueStore, may_pass_on
-from macula_trio._dht.table import K, RoutingTable
+from macula_trio._dht.table import K, RoutingTable, id_in_bucket
 from macula_trio._events import EventBus
 from macula_trio._identity.record import Kind, Record, judge_record, read_trusted
 from macula_trio._identity.trust import TrustJudge
@@ -31,6 +31,7 @@ VALUES_PER_REPLY: Final = 64
 PAGES_MAX: Final = 64  # per node and lookup: 4,096 values, what one key may hold
 PATIENCE_MIN_S: Final = 0.25  # for the last answers of a lookup, when nobody else is left to ask
 PATIENCE_FACTOR: Final = 3  # or so many times what the slowest answer took: far nodes are not dead ones
+OUTSIDERS_ASKED: Final = 3  # about a bucket that is empty, beside the bootstrap nodes; as many as a lookup asks at once
 REPAIRS_MAX: Final = 32  # stale replicas under repair at once
 CORRELATION_BYTES: Final = 16
 PING_BYTES: Final = 7  # a PING's timestamp is a signed 64-bit integer
@@ -170,10 +171,39 @@ class DhtClient:
 
     # -- lookups --------------------------------------------------------------------------------------------------
 
-    async def find_node(self, target: bytes) -> list[Contact]:
-        """The k nodes closest to ``target`` that answered, nearest first."""
+    async def refresh(self, index: int) -> None:
+        """Look up a random id in the range of a bucket.
+
+        A bucket may be empty here because it is empty in all nodes near us, as when many have joined at the same
+        moment: a lookup would then ask only them, and find the range empty again, for ever.  So those farther off are
+        asked first, of whom some know nodes in it.
+        """
+        target = id_in_bucket(self._own, index, self._random_bytes(ID_BYTES))
+        outside = {contact.node_id: contact for contact in self._table.outside(index)[:OUTSIDERS_ASKED]}
+        told: list[Contact] = []
+
+        async def ask(contact: Contact) -> None:
+            request = wire.FindNode(target=target, correlation_id=self._new_id())
+            try:
+                reply, teller = await self.attempt(contact, partial(_ask_and_see, request, wire.FindNodeReply))
+            except QUERY_ERRORS:
+                return  # noted by `attempt`
+            told.extend(_contacts(reply.nodes, teller))
+
+        async with trio.open_nursery() as nursery:
+            for contact in (outside | self.entry_points if outside else {}).values():
+                nursery.start_soon(ask, contact, name=f"ask {contact.node_id.short} about bucket {index}")
+        await self.find_node(target, also=told)
+
+    async def find_node(self, target: bytes, *, also: Iterable[Contact] = ()) -> list[Contact]:
+        """The k nodes closest to ``target`` that answered, nearest first.
+
+        Args:
+          target: 32 bytes.
+          also: nodes to begin with, beside those that we know.
+        """
         require_key(target)
-        lookup = Lookup(target, self._own, self._seeds(target))
+        lookup = Lookup(target, self._own, [*self._seeds(target), *also])
 
         async def query(contact: Contact) -> None:
             request = wire.FindNode(target=target, correlation_id=self._new_id())

@@ -21,12 +21,12 @@ from macula_trio._dht.kept import keeper, reload
 from macula_trio._dht.owner import ValueOwner
 from macula_trio._dht.server import DhtServer
 from macula_trio._dht.storage import ValueStore
-from macula_trio._dht.table import RoutingTable, id_in_bucket
+from macula_trio._dht.table import RoutingTable
 from macula_trio._events import EventBus
 from macula_trio._identity.keys import Credentials
 from macula_trio._identity.record import Kind, Record
 from macula_trio._identity.trust import TrustJudge
-from macula_trio._ids import ID_BYTES, Contact, NodeId, distance
+from macula_trio._ids import Contact, NodeId, distance
 from macula_trio._peer.handshake import LEAF
 from macula_trio._util import format_endpoint, may_tell, numeric_endpoint
 from macula_trio._wire import messages as wire
@@ -280,4 +280,4 @@ class DhtService:
             self.judge_again()  # certificates of owners expire too
             await self.client.find_node(self._own)
             for index in self._table.stale_buckets(trio.current_time(), REFRESH_S):
-                await self.client.find_node(id_in_bucket(self._own, index, self._random_bytes(ID_BYTES)))
+                await self.client.refresh(index)

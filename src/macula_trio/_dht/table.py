@@ -152,6 +152,15 @@ class RoutingTable:
         """All contacts, the farthest bucket first, in each the longest unseen first."""
         return [entry.contact for bucket in self._buckets[: self._depth] for entry in bucket.entries.values()]
 
+    def outside(self, index: int) -> list[Contact]:
+        """Contacts in buckets farther than ``index``, the farthest first: they may know nodes in its range.
+
+        None of them when the bucket has an entry of its own.
+        """
+        if self._buckets[index].entries:
+            return []
+        return [entry.contact for bucket in self._buckets[:index] for entry in bucket.entries.values()]
+
     def __contains__(self, node_id: NodeId) -> bool:
         return node_id in self._bucket(node_id).entries
 

@@ -1,6 +1,14 @@
 from __future__ import annotations
 
-from macula_trio._dht.quota import PEERS_MAX, QUERIES_BURST, QUERIES_PER_S, STORES_BURST, STORES_PER_MINUTE, PeerQuotas
+from macula_trio._dht.quota import (
+    FORGERY_STORES,
+    PEERS_MAX,
+    QUERIES_BURST,
+    QUERIES_PER_S,
+    STORES_BURST,
+    STORES_PER_MINUTE,
+    PeerQuotas,
+)
 from macula_trio._dht.storage import KEYS_PER_OWNER_MAX
 
 ALICE, BOB = bytes(32), "192.0.2.7"
@@ -56,3 +64,15 @@ def test_no_more_than_so_many_peers_are_remembered_the_longest_silent_goes() -> 
         assert quotas.refusals(BOB, "store", 0.0) == number + 2
     assert len(quotas) == PEERS_MAX
     assert quotas.refusals(ALICE, "store", 0.0) == 0
+
+
+def test_forgeries_cost_a_peer_its_stores_and_those_who_are_forgotten_nothing() -> None:
+    quotas = PeerQuotas()
+    quotas.forged(b"nobody")
+    assert len(quotas) == 0
+    assert quotas.refusals(b"liar", "store", 0.0) == 0
+    for _ in range(STORES_BURST // FORGERY_STORES + 1):
+        quotas.forged(b"liar")
+    assert quotas.refusals(b"liar", "store", 0.0) == 1
+    assert quotas.refusals(b"liar", "query", 0.0) == 0
+    assert quotas.refusals(b"honest", "store", 0.0) == 0

@@ -561,3 +561,44 @@ async def test_a_dial_that_nobody_answers_is_forgotten(autojump_clock: trio.test
         assert recorder.reason is CloseReason.IDLE
         await trio.sleep(100)
         assert leftovers(endpoint) == {}
+
+
+# -- turns -----------------------------------------------------------------------------------------------------------
+
+
+async def test_others_have_their_turn_between_datagrams_that_take_long(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quic, "TURN_S", -1.0)  # each datagram takes longer than a turn, even on this clock
+    heard: list[Proving] = []
+
+    def accept(connection: Connection) -> Proving:
+        heard.append(Proving(connection))
+        return heard[-1]
+
+    network = SimNetwork()
+    async with open_endpoint(network, 1, accept=accept) as target, open_endpoint(network, 2) as sender:
+        recorder = await connect_bare(sender, TARGET)
+        await trio.sleep(0.1)
+        turns, routed, route = [0], list[int](), target._route
+
+        def note(data: bytes, source: Address, now: float) -> None:
+            routed.append(turns[0])
+            route(data, source, now)
+
+        async def bystander() -> None:
+            while True:
+                turns[0] += 1
+                await trio.lowlevel.checkpoint()
+
+        monkeypatch.setattr(target, "_route", note)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bystander)
+            recorder.write(bytes(100_000))
+            while len(heard[0].data.get(0, b"")) < 100_000:
+                autojump_clock.jump(0.001)  # somebody is always runnable, so the clock does not jump by itself
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        assert len(routed) > 50
+        # Who comes first within a tick is chance, so two datagrams may see the same turn; a whole batch may not.
+        assert len(set(routed)) > len(routed) / 3

@@ -19,6 +19,7 @@ from macula_trio._peer.handshake import (
     RemoteParty,
     accept_connect,
     accept_pong,
+    judge_again,
     make_connect,
     make_pong,
 )
@@ -377,3 +378,10 @@ def test_a_refusal_has_a_code_for_the_wire(error: TrustError | RemoteProtocolErr
 
 def test_an_accepted_id_is_a_node_id() -> None:
     assert isinstance(judge_connect(travelled(connect())).node_id, NodeId)
+
+
+def test_a_stranger_who_was_taken_in_is_not_under_a_stricter_policy() -> None:
+    assert judge_again(TRUSTING, ANONYMOUS, is_dialed=False, now_ms=NOW_MS) == ANONYMOUS
+    with pytest.raises(TrustError) as caught:
+        judge_again(LISTENER, ANONYMOUS, is_dialed=False, now_ms=NOW_MS)
+    assert caught.value.code is ErrorCode.PROOF_REQUIRED

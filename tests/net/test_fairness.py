@@ -94,3 +94,12 @@ async def test_one_who_floods_an_overloaded_endpoint_loses_what_exceeds_its_shar
         assert loud_bytes < 20_000 * 15
         await trio.sleep(20)  # virtual: the pressure is gone, and QUIC has sent everything again
         assert len(heard[host(2)].data[0]) == 20_000 * 30
+
+
+def test_what_takes_longer_than_a_turn_is_pressure_too() -> None:
+    it = Fairness[str]()
+    it.heard("a", 0.0)
+    assert not it.heard("b", 0.0)
+    it.turn_ended(0.1)
+    assert it.heard("a", 0.1)
+    assert not it.heard("a", 0.1 + PRESSURE_S)

@@ -1,7 +1,8 @@
 """Whose datagrams are dropped unread when there is more to do than we can: nobody takes the time of all.
 
-Pure.  Only when our own timers run late, and several peers are talking, is anybody held to its share; what is dropped
-is a loss to QUIC, so an honest sender slows down, and one that is not pays for what it sends in vain.
+Pure.  Only when what comes takes longer than a turn of the pump, or our own timers run late, and several peers are
+talking, is anybody held to its share; what is dropped is a loss to QUIC, so an honest sender slows down, and one that
+is not pays for what it sends in vain.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ class Fairness(Generic[T]):
         """Note how late a timer of ours was."""
         if late_s > LATE_S:
             self._pressed_until = now + PRESSURE_S
+
+    def turn_ended(self, now: float) -> None:
+        """Note that what was received took longer than a turn of the pump: the rest of it has to wait."""
+        self._pressed_until = now + PRESSURE_S
 
     def heard(self, peer: T, now: float) -> bool:
         """Note a datagram of ``peer``; True when it has to keep to its share."""

@@ -307,6 +307,7 @@ class QuicEndpoint:
                     self._flush(self._written)
                     await trio.lowlevel.checkpoint()
                     begun = trio.current_time()
+                    self._fairness.turn_ended(begun)
                 self.counters.datagrams_received += 1
                 self._route(data, source, now)
                 now = trio.current_time()

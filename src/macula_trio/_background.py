@@ -95,7 +95,7 @@ class HiddenNursery:
         """Goes around the ``yield`` of the block."""
         try:
             yield
-        except BaseException as exc:
+        except BaseException as exc:  # only looked at, so that the nursery around cannot hide it
             self.body_error = exc
             raise
 
@@ -107,7 +107,7 @@ def hidden_nursery() -> Generator[HiddenNursery, None, None]:
     failure: BaseException | None = None
     try:
         yield hidden
-    except BaseExceptionGroup as group:
+    except BaseExceptionGroup as group:  # of the nursery; what counts in it is raised below
         failure = prefer_body_error(group, hidden.body_error)
     if failure is not None:
         context = failure.__context__

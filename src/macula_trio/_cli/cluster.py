@@ -156,7 +156,7 @@ async def _threads(client: Client, address: str) -> int:
         async with asyncio.timeout(CONNECT_DEADLINE_S):
             await client.wait_for_workers(1)
             threads: dict[str, int] = await client.nthreads()
-    except Exception as exc:
+    except Exception as exc:  # the scheduler's and the network's, of any kind
         raise ClusterFailed(f"no worker at {address} within {CONNECT_DEADLINE_S:g} s") from exc
     return max(1, sum(threads.values()))
 

@@ -203,7 +203,7 @@ async def open_demo_mesh(
                 await _configure(mesh, on_ready)
                 yield mesh
                 nursery.cancel_scope.cancel()
-        except BaseExceptionGroup as group:
+        except BaseExceptionGroup as group:  # of the nursery, which is nobody's concern; raised below
             failure = _sole_leaf(group)
     if failure is not None:
         raise failure  # outside of ``except``: no group in its context

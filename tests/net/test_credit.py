@@ -9,7 +9,7 @@ from aioquic.quic.rangeset import RangeSet
 from aioquic.tls import Epoch
 from quic_tools import Proving, Recorder, connect_bare, dial_bare, host, leftovers, open_endpoint, scatter_handshake
 
-from macula_trio._net import credit
+from macula_trio._net import admission, credit
 from macula_trio._net.credit import (
     HANDSHAKE_AHEAD_MAX,
     PIECES_MAX,
@@ -22,8 +22,15 @@ from macula_trio.errors import ErrorCode
 from macula_trio.testing import SimNetwork
 
 Clock = trio.testing.MockClock
+MEBIBYTE = 1024 * 1024
 ROUNDS = 14  # of doubling: from 1 MiB to 16 GiB, if nobody stopped it
 STREAM_BYTES = 1024 * 1024  # aioquic's first window of one stream, which it doubles as it is used
+
+
+def test_what_the_design_promises_about_strangers_stays_a_number() -> None:
+    """The others follow the constants wherever they go."""
+    assert admission.HALF_OPEN_FREE == 64  # DESIGN section 6: from then on, Retry
+    assert admission.HALF_OPEN_MAX * WINDOW_UNPROVEN_BYTES <= 64 * MEBIBYTE  # all of them together
 
 
 def held_by(connection: Connection) -> int:

@@ -13,7 +13,7 @@ import attrs
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
 
 PROGRAM: Final = [sys.executable, "-m", "macula_trio"]
 
@@ -72,9 +72,9 @@ class Terminal:
 
 
 @asynccontextmanager
-async def open_terminal(*arguments: str) -> AsyncGenerator[Terminal, None]:
+async def open_terminal(*arguments: str, program: Sequence[str] = PROGRAM) -> AsyncGenerator[Terminal, None]:
     """Run a command for the length of the block."""
-    command = [*PROGRAM, *arguments]
+    command = [*program, *arguments]
     process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     terminal = Terminal(process)
     try:
@@ -96,6 +96,14 @@ async def shell(*arguments: str) -> Any:
     """Run one command to its end; give the JSON object that it prints."""
     done = await trio.run_process([*PROGRAM, *arguments, "--json"], capture_stdout=True, capture_stderr=True)
     return json.loads(done.stdout)
+
+
+async def refused(*arguments: str) -> str:
+    """Run a command that must fail; give its one line of error."""
+    done = await trio.run_process([*PROGRAM, *arguments], capture_stdout=True, capture_stderr=True, check=False)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.decode().splitlines() if line.startswith("error")]
+    return line
 
 
 def ready_facts(line: str) -> dict[str, str]:

@@ -46,7 +46,7 @@ from macula_trio._views import EventStream, NodeStatistics, PeerInfo
 from macula_trio._wire.codec import encode_frame
 from macula_trio._wire.frame import MessageType
 from macula_trio.abc import DatagramNetwork, Storage
-from macula_trio.errors import IdentityFileError, PeerUnavailable
+from macula_trio.errors import IdentityFileError, PeerUnavailable, no_answer
 
 logger = logging.getLogger("macula_trio")
 
@@ -511,15 +511,15 @@ class Node:
             raise trio.ClosedResourceError("the block of this node was left")
 
     async def _join(self) -> None:
-        required = self._config.require_bootstrap
-        with trio.move_on_after(self._config.join_deadline_s) as scope:
+        required, deadline_s = self._config.require_bootstrap, self._config.join_deadline_s
+        with trio.move_on_after(deadline_s) as scope:
             await (self._dht.wait_joined_or_refused() if required else self._dht.wait_joined())
         if not scope.cancelled_caught:
             return
         bootstraps = ", ".join(self._config.bootstrap)
         if required:
-            seconds = self._config.join_deadline_s
-            raise PeerUnavailable(f"no bootstrap node answered within {seconds:g} s: {bootstraps}")
+            failures = self._dht.join_failures().values()
+            raise PeerUnavailable("; ".join(failures)) if failures else no_answer(bootstraps, deadline_s)
         self._events.emit("node.join_delayed", bootstrap=bootstraps)
 
     def _say_goodbye(self) -> None:

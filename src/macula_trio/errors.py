@@ -91,6 +91,12 @@ class PeerUnavailable(MeshError):
     """The peer could not be reached, or its link ended; trying again later may help."""
 
 
+def no_answer(where: str, seconds: float) -> PeerUnavailable:
+    """Silence has several reasons, which cannot be told apart from here: the one who reads this can."""
+    mend = "check the address, that a node runs there, and that no firewall stops UDP"
+    return PeerUnavailable(f"nobody answered at {where} within {seconds:g} s; {mend}")
+
+
 class NotSent(PeerUnavailable):
     """Nothing was sent, because of a limit of ours or because we are closing: it says nothing about the peer."""
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 import trio
-from terminals import PROGRAM, open_terminal, ready_facts, shell
+from terminals import PROGRAM, open_terminal, ready_facts, refused, shell
 
 pytestmark = pytest.mark.processes
 
@@ -22,15 +22,6 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MACULA_CA_PASSPHRASE", "a passphrase for tests")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-async def refused(*arguments: str) -> str:
-    """Run a command that must fail; give its one line."""
-    done = await trio.run_process([*PROGRAM, *arguments], capture_stdout=True, capture_stderr=True, check=False)
-    assert done.returncode == 1
-    lines = [line for line in done.stderr.decode().splitlines() if line.startswith("error")]
-    assert len(lines) == 1
-    return lines[0]
 
 
 def listening(identity: str, *more: str) -> list[str]:

@@ -13,6 +13,8 @@ import click
 import trio
 
 from macula_trio import Event, Identity, MeshError, Node, NodeConfig, open_node
+from macula_trio._cli.advice import Adviser
+from macula_trio._cli.logs import logs_in_lines
 from macula_trio._cli.options import Session
 from macula_trio._cli.output import note
 from macula_trio._net.udp import UdpNetwork
@@ -36,7 +38,8 @@ def run(work: Callable[[], Awaitable[int]], *, signalled: int | None = None) -> 
     Raises:
       click.ClickException: the command failed; its message is one line.
     """
-    code, number, error = trio.run(_until_signalled, work)
+    with logs_in_lines():
+        code, number, error = trio.run(_until_signalled, work)
     if error is not None:
         raise error
     if number is None:
@@ -98,20 +101,17 @@ async def open_member(config: NodeConfig, identity: Identity) -> AsyncGenerator[
     """`open_node` for commands: a bad address is wrong usage."""
     if config.trust.kind == "unverified":
         note("warning: --trust unverified talks to nodes that prove nothing; for closed networks only")
+    adviser = Adviser(joins=not config.require_bootstrap)
+
+    def listen(event: Event) -> None:
+        advice = adviser.advise(event)
+        if advice is not None:
+            note(f"warning: {advice}")
+
     async with AsyncExitStack() as stack:
         with _addresses():
-            node = await stack.enter_async_context(open_node(config, identity=identity, listener=_warn))
+            node = await stack.enter_async_context(open_node(config, identity=identity, listener=listen))
         yield node
-
-
-def _warn(event: Event) -> None:
-    """What whoever runs a node should mend, before others are lost to it."""
-    if event.name == "identity.renewal_due":
-        note(f"warning: our certificate is valid until {event.facts['valid_until']}; renew it: macula-trio realm issue")
-    elif event.name == "identity.untrusted":
-        note(f"warning: others with our --trust would not let us in: {event.facts['reason']}")
-    elif event.name == "identity_conflict":
-        note(f"warning: another node, at {event.facts['address']}, runs with our key or ours with its; stop one")
 
 
 @asynccontextmanager

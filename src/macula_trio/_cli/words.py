@@ -245,6 +245,7 @@ TELLINGS: Final[Mapping[str, Telling]] = {
     "dht.value_received": Telling(words=_said("received a value"), quiet=_always),
     "dht.value_refused": Telling(words=_said("refused a value: {}", "reason")),
     "dht.clock_skew": Telling(words=_said("hears that its clock is {} s behind", "seconds")),
+    "clock.differs": Telling(words=_said("meets {}, whose clock is {} s ahead", "peer", "ahead_s"), by=("ahead_s",)),
     "dht.rate_limited": Telling(words=_said("is asked too much by {}", "peer"), by=("request",)),
     "dht.endpoint_refuted": Telling(words=_said("does not find {} at {}", "peer", "endpoint")),
     "rpc.called": Telling(words=_called, by=("procedure",)),

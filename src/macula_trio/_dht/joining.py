@@ -49,6 +49,7 @@ class Joining:
 
     Attributes:
       joined: set once another node was found, or there is none to look for.
+      failures: why a bootstrap node could not be joined by when it was last dialed, by its endpoint as configured.
 
     Args:
       own: our id.
@@ -85,6 +86,7 @@ class Joining:
         self._resolve = resolve
         self._background = background
         self.joined = trio.Event()
+        self.failures: dict[str, str] = {}
         self._decided = trio.Event()  # joined, or refused for good
         self._refusal: MeshError | None = None
         self._met = trio.Event()  # somebody entered the table
@@ -153,13 +155,17 @@ class Joining:
             if link.node_id is None:
                 raise TrustError(f"bootstrap {entry.endpoint} does not say who it is")
         except OSError as exc:
-            self._events.emit("node.bootstrap_failed", endpoint=entry.endpoint, reason=str(exc))
-            attempt.note(PeerUnavailable(str(exc)))
+            self._note_failure(entry, attempt, PeerUnavailable(str(exc)))
         except (PeerUnavailable, TrustError) as exc:
             if isinstance(exc, OwnIdentity) and entry in self._bootstraps:
                 self._bootstraps.remove(entry)  # ourselves, by another address
-            self._events.emit("node.bootstrap_failed", endpoint=entry.endpoint, reason=str(exc))
-            attempt.note(exc)
+            self._note_failure(entry, attempt, exc)
         else:
+            self.failures.pop(entry.endpoint, None)
             self._client.entry_points[link.node_id] = Contact(node_id=link.node_id, endpoint=endpoint)
             attempt.note(None)
+
+    def _note_failure(self, entry: Bootstrap, attempt: _JoinAttempt, error: MeshError) -> None:
+        self.failures[entry.endpoint] = str(error)
+        self._events.emit("node.bootstrap_failed", endpoint=entry.endpoint, reason=str(error))
+        attempt.note(error)

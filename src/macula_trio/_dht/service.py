@@ -158,6 +158,10 @@ class DhtService:
         """
         await self._joining.wait_joined_or_refused()
 
+    def join_failures(self) -> Mapping[str, str]:
+        """Why bootstrap nodes could not be joined by when they were last dialed, by endpoint as configured."""
+        return self._joining.failures
+
     async def wait_withdrawn(self) -> None:
         """Withdraw what is still advertised and wait for it."""
         await self._advertiser.wait_withdrawn()

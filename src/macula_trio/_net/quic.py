@@ -92,7 +92,7 @@ class CloseReason(enum.Enum):
     CLOSED_BY_PEER = "closed by the peer"
     IDLE = "silent for too long"
     HANDSHAKE_TIMEOUT = "no handshake in time"
-    UNTRUSTED = "its TLS certificate is refused"
+    UNTRUSTED = "its TLS certificate is refused; it needs one of our realm that is valid now"
     FAILED = "broken by what the peer sent"
 
 

@@ -14,7 +14,7 @@ from macula_trio._peer.link import LinkContext, QuicLink
 from macula_trio._util import Address, format_endpoint
 from macula_trio._wire.messages import Ping, Pong
 from macula_trio.abc import DatagramNetwork
-from macula_trio.errors import ErrorCode, MeshError, PeerUnavailable
+from macula_trio.errors import ErrorCode, MeshError, PeerUnavailable, no_answer
 
 IDLE_TIMEOUT_S: Final = 10.0  # of a connection that lives for one frame
 
@@ -86,8 +86,7 @@ async def send_once(
                     connected = await _connect(endpoint, party, address, network)
                 await _deliver(connected, frame, linger_s)
             except trio.TooSlowError:
-                text = f"nobody answered at {format_endpoint(address)} within {dial_deadline_s:g} s"
-                failure = PeerUnavailable(text)
+                failure = no_answer(format_endpoint(address), dial_deadline_s)
             except MeshError as exc:
                 failure = exc
             nursery.cancel_scope.cancel()

@@ -20,6 +20,7 @@ from macula_trio.errors import ErrorCode, OwnIdentity, RealmMismatch, RemoteProt
 
 UNKNOWN_PEER: Final = bytes(ID_BYTES)  # CONNECT's peer_node_id of a dialer that knows only an address
 HANDSHAKE_PAYLOAD_BYTES_MAX: Final = 16 * 1024  # CONNECT with a chain of RSA certificates fits; floods do not
+CLOCK_TOLERANCE_MS: Final = 60_000  # by which replicas take a value whose owner's clock is ahead; less does no harm
 CAPABILITIES_MAX: Final = 32  # each is remembered for as long as the link lives
 
 LEAF: Final = "leaf"
@@ -72,6 +73,7 @@ class RemoteParty:
       instance: None for a v0.8 peer.
       chain: the certificates that it showed, leaf first, to judge it by again.
       trusted_until_ms: when the policy stops to let it in by itself, Unix time.
+      clock_ahead_ms: of ours, by the time in its PONG; None when it told none, or has proven nothing.
     """
 
     node_id: NodeId | None
@@ -81,6 +83,12 @@ class RemoteParty:
     endpoint: str | None = None
     chain: tuple[bytes, ...] = ()
     trusted_until_ms: float = inf
+    clock_ahead_ms: float | None = None
+
+    @property
+    def clock_differs(self) -> bool:
+        """Whether one of the two is so wrong that values which its node signs mean little to the other."""
+        return self.clock_ahead_ms is not None and abs(self.clock_ahead_ms) > CLOCK_TOLERANCE_MS
 
 
 ANONYMOUS: Final = RemoteParty(node_id=None, verified=False)
@@ -123,7 +131,7 @@ def accept_connect(party: LocalParty, connect: Connect, *, binding: bytes, now_m
       RemoteProtocolError: what it announces exceeds the limits.
     """
     if connect.realm_id != party.realm:
-        raise RealmMismatch(f"peer is in realm {connect.realm_id!r}, we are in {party.realm!r}")
+        raise realm_mismatch(party.realm, connect.realm_id)
     if connect.peer_node_id not in (None, UNKNOWN_PEER, party.credentials.node_id):
         raise TrustError("peer dialed for another node than us", code=ErrorCode.WRONG_PEER)
     addressed_to = connect.peer_node_id or UNKNOWN_PEER
@@ -167,7 +175,14 @@ def accept_pong(party: LocalParty, pong: Pong, *, binding: bytes, peer: NodeId |
     if peer is not None and remote.node_id != peer:
         found = "no node id" if remote.node_id is None else f"node {remote.node_id}"
         raise TrustError(f"dialed node {peer}, but {found} answered", code=ErrorCode.WRONG_PEER)
+    if remote.verified and pong.server_time is not None:
+        return attrs.evolve(remote, clock_ahead_ms=pong.server_time - now_ms)
     return remote
+
+
+def realm_mismatch(own: str, other: str) -> RealmMismatch:
+    """What a listener of one realm says to a dialer of another, who reads it as our words."""
+    return RealmMismatch(f"we are in realm {own!r}, not {other!r}; nodes of one mesh name the same realm")
 
 
 def judge_again(party: LocalParty, remote: RemoteParty, *, is_dialed: bool, now_ms: int) -> RemoteParty:
@@ -212,7 +227,9 @@ def _judge(
     if hello.node_id == party.credentials.node_id:
         if hello.instance in (None, party.instance):
             raise OwnIdentity("peer has our own node id")
-        raise OwnIdentity("peer has our own node id: another node runs with our key", code=ErrorCode.IDENTITY_CONFLICT)
+        raise OwnIdentity(
+            "another node runs with the same key; give every node a key of its own", code=ErrorCode.IDENTITY_CONFLICT
+        )
     remote = RemoteParty(
         node_id=None if hello.node_id is None else NodeId(hello.node_id),
         verified=verified,

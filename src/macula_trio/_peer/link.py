@@ -507,6 +507,9 @@ class QuicLink:
             dialed=self.is_dialed,
             verified=self.verified,
         )
+        if peer.clock_differs and peer.clock_ahead_ms is not None:
+            address, seconds = format_endpoint(self.peer_address), round(peer.clock_ahead_ms / 1000)
+            self._context.events.emit("clock.differs", peer=_hex(self.node_id), address=address, ahead_s=seconds)
         self._context.opened(self)
 
     def _dispatch(self, stream_id: int, message: Message) -> None:

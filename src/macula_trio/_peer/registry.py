@@ -22,7 +22,7 @@ from macula_trio._peer.link import LinkContext, LinkCounters, QuicLink
 from macula_trio._peer.penalties import OFFENCES_OF_HOST_MAX, OFFENCES_OF_NODE_MAX, REFUSED_S, Penalties
 from macula_trio._util import Address, format_endpoint, host_group, is_loopback, numeric_endpoint
 from macula_trio.abc import Link, LinkTransport, Message, MessageHandler, MessageT
-from macula_trio.errors import ErrorCode, MeshError, NotSent, OwnIdentity, PeerUnavailable, TrustError
+from macula_trio.errors import ErrorCode, MeshError, NotSent, OwnIdentity, PeerUnavailable, TrustError, no_answer
 
 KEEPALIVE_S: Final = 10.0  # as `NodeConfig` has it
 DIALS_MAX: Final = 128  # dials under way at once; each is a TLS handshake, and peers can provoke some
@@ -233,8 +233,7 @@ class LinkRegistry:
                 await links[0].wait_live()
                 dial.link = links[0]
             if scope.cancelled_caught:
-                text = f"nobody answered at {format_endpoint(address)} within {self._dial_deadline_s:g} s"
-                dial.error = PeerUnavailable(text)
+                dial.error = no_answer(format_endpoint(address), self._dial_deadline_s)
                 self._note_failed(address, None)
         except MeshError as exc:
             dial.error = exc
@@ -272,7 +271,10 @@ class LinkRegistry:
         if remote.verified and remote.node_id is not None:
             self._require_welcome(remote.node_id)
         if remote.verified and remote.instance in self._replaced.get(remote.node_id, ()):
-            raise OwnIdentity("another node runs with this key since", code=ErrorCode.IDENTITY_CONFLICT)
+            raise OwnIdentity(
+                "another node was started with the same key since; give every node a key of its own",
+                code=ErrorCode.IDENTITY_CONFLICT,
+            )
 
     def _require_welcome(self, node_id: NodeId) -> None:
         left_s = self._penalties.refused_for_s(node_id, trio.current_time())

@@ -9,8 +9,8 @@ import attrs
 
 from macula_trio._identity.proof import Side
 from macula_trio._ids import NodeId
-from macula_trio._peer.handshake import LocalParty
-from macula_trio.errors import ErrorCode, OwnIdentity, RealmMismatch, TrustError
+from macula_trio._peer.handshake import LocalParty, realm_mismatch
+from macula_trio.errors import ErrorCode, OwnIdentity, TrustError
 from macula_trio.testing._frame_streams import SEGMENT_BYTES
 
 # What the first four packets of a link carry, measured on the real one with Ed25519 identities.
@@ -39,7 +39,7 @@ def judge(party: LocalParty, dialer: LocalParty, expected: NodeId | None, now_ms
     """What `macula_trio._peer.handshake` decides about a CONNECT whose proof is good."""
     own = party.credentials.node_id
     if dialer.realm != party.realm:
-        return RealmMismatch(f"peer is in realm {dialer.realm!r}, we are in {party.realm!r}")
+        return realm_mismatch(party.realm, dialer.realm)
     if expected not in (None, own):
         return TrustError("peer dialed for another node than us", code=ErrorCode.WRONG_PEER)
     if dialer.credentials.node_id == own:

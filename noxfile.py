@@ -2,12 +2,16 @@
 
 ``nox -s tests-3.12 -- tests/dht -k lookup`` takes one interpreter and hands the rest to pytest;
 ``nox -r`` keeps the environments of the last run.  Interpreters are found, never downloaded.
+
+Versions come from ``lock.txt``, so that a verdict changes with a commit here and not with a release elsewhere;
+``tests_min`` and ``tests_latest`` look at both ends of what ``pyproject.toml`` allows.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -18,6 +22,7 @@ import nox
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
+LOCK = ROOT / "lock.txt"
 SCENARIOS = ROOT / "scenarios"
 SCENARIO_NAMES = sorted(path.stem for path in SCENARIOS.glob("*.py"))
 # Too long for every day; `nox -s scenarios_all` has them.
@@ -43,7 +48,8 @@ ASYNC_DISABLED_IN_TESTS = [*ASYNC_DISABLED, "ASYNC124"]  # a test may be async f
 ASYNC_DISABLED_IN_SCENARIOS = [*ASYNC_DISABLED_IN_TESTS, "ASYNC100", "ASYNC912"]
 
 nox.needs_version = ">=2025.10.14"  # the first whose noxfiles may set download_python
-nox.options.sessions = ["tests", "lint", "types", "scenarios"]
+nox.options.sessions = ["tests", "tests_min", "lint", "types", "scenarios"]
+nox.options.default_venv_backend = "uv|virtualenv"  # uv saves a minute and a half of a whole run; pip does as well
 nox.options.download_python = "never"
 nox.options.error_on_external_run = True
 nox.options.error_on_missing_interpreters = False  # also where CI is set: a skipped one is told, in one line
@@ -58,6 +64,11 @@ def expose_pyenv() -> None:
 
 
 expose_pyenv()
+
+# The oldest that is here runs all tests; on the others those are left out that say nothing about an interpreter.
+HERE = [version for version in PYTHONS if shutil.which(f"python{version}")] or PYTHONS[:1]
+OLDEST, NEWEST = HERE[0], HERE[-1]
+BRIEF = ("-m", "not thorough")
 
 
 def group(name: str) -> tuple[str, ...]:
@@ -74,20 +85,38 @@ def wheel_directory() -> Path:
     return directory
 
 
+@functools.cache
+def constraints() -> tuple[str, str]:
+    """Options that pin every version to the locked one; without hashes, as our own wheel can have none."""
+    path = ROOT / ".nox" / "constraints.txt"
+    lines = (line.removesuffix(" \\") for line in LOCK.read_text().splitlines() if not line.startswith(" "))
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+    return "-c", str(path)
+
+
+def lowest() -> list[str]:
+    """The oldest versions that pyproject.toml allows, one requirement each."""
+    project = PROJECT["project"]
+    allowed = [*project["dependencies"], *project["optional-dependencies"]["cli"]]
+    return [re.sub(r">=(\S+)", r"==\1", requirement) for requirement in allowed]
+
+
 def install_wheel(session: nox.Session, *requirements: str) -> None:
     """Install the package as users get it, with its extra ``cli``; the wheel is built once per run."""
     directory = wheel_directory()
     if not list(directory.glob("*.whl")):
-        session.run("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(directory), str(ROOT))
+        session.install(*group("build"), *constraints())
+        session.run("python", "-m", "build", "--wheel", "--outdir", str(directory), str(ROOT), silent=True)
     wheel = next(directory.glob("*.whl"))
     session.install(f"{wheel}[cli]", *requirements)
     # In an environment that is used again pip would keep the old wheel: its version is the same.
     session.install("--force-reinstall", "--no-deps", str(wheel))
 
 
-def install_locked(session: nox.Session) -> None:
-    """Install the package with the very versions that the golden traces were made with."""
-    install_wheel(session, "-c", str(SCENARIOS / "constraints.txt"))
+def install_locked(session: nox.Session, *requirements: str) -> None:
+    """Install the package with the locked versions, by which the golden traces were made, too."""
+    install_wheel(session, *requirements, *constraints())
 
 
 def replay(session: nox.Session, *names: str) -> None:
@@ -109,9 +138,54 @@ def run_pytest(session: nox.Session, launcher: Sequence[str], *options: str) -> 
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests against the wheel, on every supported interpreter that is here."""
-    install_wheel(session, *group("test"))
+    """Run the tests against the wheel, on every supported interpreter that is here: all on one, most on the others."""
+    install_locked(session, *group("test"))
+    brief = () if session.python == OLDEST or session.posargs else BRIEF
+    run_pytest(session, ["python"], "-n", "auto", *brief)
+
+
+@nox.session(python=PYTHONS)
+def tests_all(session: nox.Session) -> None:
+    """Run all tests on every supported interpreter that is here; takes a quarter of an hour."""
+    install_locked(session, *group("test"))
     run_pytest(session, ["python"], "-n", "auto")
+
+
+@nox.session(python=OLDEST)
+def tests_min(session: nox.Session) -> None:
+    """Run most tests with the oldest versions that pyproject.toml allows: what it says is what this proves."""
+    install_wheel(session, *group("test"), *lowest())
+    run_pytest(session, ["python"], "-n", "auto", *(() if session.posargs else BRIEF))
+
+
+@nox.session(python=NEWEST)
+def tests_latest(session: nox.Session) -> None:
+    """Run all tests with the newest versions, those before their release included: what is coming."""
+    before_release = "--prerelease=allow" if session.venv_backend == "uv" else "--pre"
+    install_wheel(session, *group("test"), before_release)
+    run_pytest(session, ["python"], "-n", "auto")
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Write lock.txt anew: the newest versions of everything that is used here, for all interpreters and systems."""
+    session.install("uv")
+    groups = [part for name in PROJECT["dependency-groups"] for part in ("--group", name)]
+    session.run(
+        *("uv", "pip", "compile", "--quiet", "--universal", "--python-version", PYTHONS[0], "--all-extras", *groups),
+        *("--generate-hashes", "--no-header", "--no-annotate", "--no-emit-index-url", "--upgrade"),
+        *("--output-file", str(LOCK), "pyproject.toml"),
+    )
+
+
+@nox.session(venv_backend="none")
+def dev(session: nox.Session) -> None:
+    """Make .venv for development: the locked versions by their hashes, and the package from the tree."""
+    python = str(ROOT / ".venv" / ("Scripts" if os.name == "nt" else "bin") / "python")
+    session.run("python3", "-m", "venv", str(ROOT / ".venv"), external=True)
+    install = (python, "-m", "pip", "install", "--quiet")
+    session.run(*install, "--require-hashes", "-r", str(LOCK), external=True)
+    session.run(*install, "--no-deps", "--editable", str(ROOT), external=True)
 
 
 @nox.session
@@ -140,7 +214,7 @@ def golden(session: nox.Session) -> None:
 @nox.session(python=FUZZ_PYTHON)
 def fuzz(session: nox.Session) -> None:
     """Fuzz with atheris, each target for a minute; `-- --seconds N` for N seconds, `-- frames` only this one."""
-    install_wheel(session, *group("fuzz"))
+    install_locked(session, *group("fuzz"))
     chosen = [name for name in session.posargs if name in FUZZ_TARGETS]
     options = [part for part in session.posargs if part not in FUZZ_TARGETS]
     findings = ROOT / ".nox" / "findings"
@@ -155,7 +229,7 @@ def fuzz(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and format with ruff, and Trio's rules with flake8-async."""
-    session.install(*group("lint"))
+    session.install(*group("lint"), *constraints())
     session.run("ruff", "check", str(ROOT))
     session.run("ruff", "format", "--check", str(ROOT))
     sources = sorted(str(path) for path in (ROOT / "src").rglob("*.py"))
@@ -169,7 +243,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check the types inside with mypy, and that everything public has one with pyright."""
-    install_wheel(session, *group("types"))
+    install_locked(session, *group("types"))
     session.run("mypy", "--strict")
     # Outside the tree, so that pyright meets the installed package and its py.typed marker.
     session.env["PYRIGHT_PYTHON_IGNORE_WARNINGS"] = "1"  # no word about newer releases: it is pinned
@@ -180,7 +254,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Measure coverage by branch; the sans-IO layers must be covered to the last one."""
-    install_wheel(session, *group("coverage"))
+    install_locked(session, *group("coverage"))
     data = {"COVERAGE_FILE": str(ROOT / ".coverage"), "COVERAGE_RCFILE": str(ROOT / "pyproject.toml")}
     session.env.update(data)
     session.run("coverage", "erase")

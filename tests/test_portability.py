@@ -9,7 +9,8 @@ from typing import Final
 # The libraries below us choose by system themselves, so they are here before the system becomes another one.
 ELSEWHERE: Final = """
 import asyncio, importlib, importlib.metadata, os, pkgutil, signal, socket, sys
-import aioquic.quic.connection, click, distributed, OpenSSL.SSL, pytest, rich.console, rich.table, service_identity, trio, trio.testing
+import aioquic.quic.connection, click, distributed, OpenSSL.SSL, pytest, rich.console, rich.table, service_identity
+import trio.testing
 
 for module in ("fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"):
     sys.modules[module] = None  # as where it does not exist

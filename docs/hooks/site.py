@@ -1,8 +1,8 @@
 """What the site has besides the pages of this directory, and what it must not have.
 
 README.md, CONTRIBUTING.md and CHANGELOG.md are pages of it.  A link between files, as the repository shows them,
-becomes one between pages.  ``directory/*`` in the navigation stands for all pages there that it does not
-name.  The page of the command line is made from the commands.  Nothing in the built pages is fetched from another host.
+becomes one between pages.  ``directory/*`` in the navigation stands for all pages there that it does not name.
+Commands and the codes of errors are told from the code.  Nothing in the built pages comes from another host.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from macula_trio._cli.commands import cli
+from macula_trio._rpc.errors_map import CALL_ERRORS
 
 logger = logging.getLogger("mkdocs.hooks.site")  # a warning of these fails a strict build
 
@@ -28,6 +29,7 @@ ROOT: Final = Path(__file__).parents[2]
 ROOT_PAGES: Final = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 ORIGINS: Final = {page: file for file, page in ROOT_PAGES.items()}
 COMMANDS: Final = "<!-- every command -->"
+CODES: Final = "<!-- every code -->"
 
 _FENCED: Final = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _LINK: Final = re.compile(r"(?<=\]\()([^)\s#]+)(?=[)#])")
@@ -77,6 +79,10 @@ def on_page_markdown(markdown: str, page: Page, **_others: object) -> str:
     uri = page.file.src_uri
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, "\n".join(_told(cli, click.Context(cli, info_name="macula-trio"))))
+    if CODES in markdown:
+        markdown = markdown.replace(
+            CODES, "\n".join(f"- `{code}`: {CALL_ERRORS[code].meaning}" for code in CALL_ERRORS)
+        )
     directory = posixpath.dirname(ORIGINS.get(uri, f"docs/{uri}"))
     pieces, end = [], 0
     for code in _FENCED.finditer(markdown):
@@ -106,7 +112,7 @@ def _told(command: click.Command, context: click.Context) -> Iterator[str]:
     yield f"\n```text\n{usage}\n```\n"
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
-        if record is not None and "--help" not in record[0] and "--version" not in record[0]:
+        if record is not None and record[1] and "--help" not in record[0] and "--version" not in record[0]:
             yield f"`{record[0]}`\n:   {_paragraphs(record[1])}\n"
     if isinstance(command, click.Group):
         for name in command.list_commands(context):

@@ -33,11 +33,11 @@ GAP: Final = 22  # between boxes, for the arrow
 STYLE: Final = """
 text { font: 13px ui-monospace, Menlo, Consolas, monospace; fill: #333 }
 .rule { font: 600 14px system-ui, sans-serif; fill: #111 }
-.layer { font: 600 15px system-ui, sans-serif; fill: #303f9f }
+.layer { font: 600 15px system-ui, sans-serif; fill: #5c6bc0 } /* on the page's ground, light or dark */
 rect { fill: #f3f4fb; stroke: #7986cb }
 path { fill: none; stroke: #7986cb; stroke-width: 2 }
 @media (prefers-color-scheme: dark) {
-  text { fill: #ccc } .rule { fill: #eee } .layer { fill: #9fa8da }
+  text { fill: #ccc } .rule { fill: #eee }
   rect { fill: #23252f; stroke: #5c6bc0 } path { stroke: #5c6bc0 }
 }
 """

@@ -87,21 +87,24 @@ class Terminal:
         assert self.process.stdin is not None
         await self.process.stdin.send_all(text.encode())
 
+    async def _until(self, holds: Callable[[], object]) -> None:
+        while not holds():
+            await self._news.wait()
+        await trio.lowlevel.checkpoint()
+
     async def says(self, text: str) -> None:
         """Wait until exactly this has appeared."""
         wanted = re.compile(pattern(text))
         with trio.move_on_after(PATIENCE_S):
-            while not (found := wanted.match(self.output, self._shown)):
-                await self._news.wait()
-            self._shown = found.end()
+            await self._until(lambda: wanted.match(self.output, self._shown))
+            self._shown += len(wanted.match(self.output, self._shown)[0])
             return
         pytest.fail(f"{self.name} should say\n{text}\nand says\n{self.output[self._shown :]}\nafter\n{self._typed}")
 
     async def ended(self) -> None:
         """Wait until the last block has ended; judge its exit code, and that it said nothing else than is shown."""
         with trio.move_on_after(PATIENCE_S) as patience:
-            while len(self.codes) < self._blocks:
-                await self._news.wait()
+            await self._until(lambda: len(self.codes) == self._blocks)
         said = self.output[self._begun :]
         assert not patience.cancelled_caught, f"{self.name}: does not end: {self._typed}\n{said}"
         assert self.output[self._shown :] == "", f"{self.name}: not on the page, after\n{self._typed}"

@@ -61,7 +61,11 @@ class MeshError(Exception):
 
 
 class ProtocolError(MeshError):
-    """Somebody broke the wire rules.  Never raised directly; see the two subclasses."""
+    """Somebody broke the wire rules.  Never raised directly; see the two subclasses.
+
+    Attributes:
+      code: the rule, as a peer would be told.
+    """
 
     def __init__(self, message: str, *, code: ErrorCode) -> None:
         if type(self) is ProtocolError:
@@ -149,7 +153,12 @@ class AlreadyAdvertised(MeshError):
 
 
 class RemoteCallError(MeshError):
-    """The provider answered with an error; ``code`` is one of `macula_trio._rpc.errors_map`."""
+    """The provider answered with an error.
+
+    Attributes:
+      code: one of `macula_trio._rpc.errors_map`, or that of the handler's `Reject`.
+      message: for people; may be empty.
+    """
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}" if message else code)
@@ -158,7 +167,12 @@ class RemoteCallError(MeshError):
 
 
 class Reject(MeshError):
-    """Raised by a handler to answer with an error of its own; the caller gets `RemoteCallError`."""
+    """Raised by a handler to answer with an error of its own; the caller gets `RemoteCallError`.
+
+    Attributes:
+      code: a word for programs, of the application's own.
+      message: for people; may be empty.
+    """
 
     def __init__(self, code: str, message: str = "") -> None:
         super().__init__(f"{code}: {message}" if message else code)
@@ -171,7 +185,12 @@ class CallTimeout(MeshError):
 
 
 class QuorumNotReached(MeshError):
-    """A STORE reached fewer replicas than asked for.  Some replicas *do* hold the value."""
+    """A STORE reached fewer replicas than asked for.  Some replicas *do* hold the value.
+
+    Attributes:
+      stored: replicas that have confirmed.
+      wanted: those that were asked for.
+    """
 
     def __init__(self, *, stored: int, wanted: int) -> None:
         super().__init__(f"stored on {stored} of {wanted} replicas")

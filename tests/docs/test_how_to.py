@@ -9,20 +9,18 @@ import sys
 from pathlib import Path
 from typing import Final
 
+import page_tools
 import pytest
+from page_tools import blocks
 
 pytestmark = pytest.mark.processes
 
-PAGE: Final = Path(__file__).parents[2] / "docs" / "how-to" / "test-your-application.md"
-BLOCK: Final = re.compile(r"^```(?:python|ini)\n# (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGE: Final = "docs/how-to/test-your-application.md"
 
 
 def files() -> dict[str, str]:
     """The files of the page; blocks of one name make one file."""
-    found: dict[str, str] = {}
-    for name, text in BLOCK.findall(PAGE.read_text(encoding="utf-8")):
-        found[name] = f"{found[name]}\n\n{text}" if name in found else text
-    return found
+    return page_tools.files(PAGE)
 
 
 def run(directory: Path, written: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -40,9 +38,7 @@ def run(directory: Path, written: dict[str, str], *arguments: str) -> subprocess
 
 def test_the_page_has_its_program_its_settings_and_its_tests() -> None:
     assert set(files()) == {"pytest.ini", "thermostat.py", "test_thermostat.py", "test_crash.py"}
-    assert PAGE.read_text(encoding="utf-8").count("```python\n") == sum(
-        name.endswith(".py") for name, _ in BLOCK.findall(PAGE.read_text(encoding="utf-8"))
-    )
+    assert all(block.file for block in blocks(PAGE) if block.language in {"python", "ini"})
 
 
 def test_the_tests_of_the_page_pass(tmp_path: Path) -> None:
@@ -86,8 +82,7 @@ def test_a_test_that_fails_tells_its_seed_as_the_page_says(
 
 
 def test_the_report_on_the_page_is_a_real_one(tmp_path: Path) -> None:
-    report = re.search(r"^```text\n(.*?)```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert report is not None
+    (report,) = [block.text for block in blocks(PAGE) if block.language == "text"]
     name = "test_thermostat.py"
     done = run(tmp_path, {**files(), name: files()[name].replace("sim_network.heal()", "pass")}, "-k", "partition")
-    assert report[1] in done.stdout
+    assert report in done.stdout

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Final
 
 import pytest
+from page_tools import blocks
 
 pytestmark = pytest.mark.processes
 
-PAGE: Final = Path(__file__).parents[2] / "docs" / "how-to" / "run-a-realm.md"
-BLOCK: Final = re.compile(r"^(<!-- not run[^\n]*-->\n)?```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGE: Final = "docs/how-to/run-a-realm.md"
 
 
 def test_the_commands_run_as_they_stand(tmp_path: Path) -> None:
-    blocks = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
-    commands = [text for not_run, text in blocks if not not_run]
-    assert len(commands) == len(blocks) - 1 == 7
+    found = [block for block in blocks(PAGE) if block.language == "sh"]
+    commands = [block.text for block in found if not block.note.startswith("not run")]
+    assert len(commands) == len(found) - 1 == 7
     program = tmp_path / "bin" / "macula-trio"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m macula_trio "$@"\n')

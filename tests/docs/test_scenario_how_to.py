@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Final
 
 import pytest
+from page_tools import files
 
 from macula_trio.testing import replay
 
-PAGE: Final = Path(__file__).parents[2] / "docs" / "how-to" / "replay-scenarios.md"
+PAGE: Final = "docs/how-to/replay-scenarios.md"
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_scenario_of_the_page_runs_and_holds(tmp_path: Path, seed: int) -> None:
-    (code,) = re.findall(r"```python\n# rolling_restart.py\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     path = tmp_path / "rolling_restart.py"
-    path.write_text(code, encoding="utf-8")
+    path.write_text(files(PAGE)["rolling_restart.py"], encoding="utf-8")
     outcome = replay(path, seed=seed)
     assert outcome.ok, outcome.traceback
     assert outcome.invariants["who comes back is answered"] == 5

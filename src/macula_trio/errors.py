@@ -92,7 +92,10 @@ class PeerUnavailable(MeshError):
 
 
 class NotSent(PeerUnavailable):
-    """Nothing was sent, because of a limit of ours or because we are closing: it says nothing about the peer."""
+    """Nothing was sent, because of a limit of ours, or we are closing, or cannot reach such addresses from our socket.
+
+    It says nothing about the peer.
+    """
 
 
 class TrustError(MeshError):

@@ -24,7 +24,7 @@ SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _MENDS: Final = {
     errno.EADDRINUSE: "; choose another by --listen HOST:PORT, port 0 takes a free one",
     errno.EADDRNOTAVAIL: "; --listen takes an address of this machine, or 0.0.0.0 for all of them, [::] with IPv6",
-    errno.EACCES: "; ports below 1024 need privileges, choose another by --listen HOST:PORT",
+    errno.EACCES: "; choose another port by --listen HOST:PORT",
     errno.EAFNOSUPPORT: "; --listen takes an IPv4 address, or 0.0.0.0 for all of them",
     errno.ENODEV: "; --listen takes an interface of this machine, by name or number, such as [fe80::1%eth0]:9443",
 }

@@ -13,19 +13,23 @@ from typing import Any, Final, TypeAlias
 
 from macula_trio._net.families import mapped, unmapped
 from macula_trio._net.socket_options import PacketInfo
-from macula_trio._util import Address, Path, is_link_local, path_local, scope_of, without_scope
+from macula_trio._util import Address, Path, is_link_local, path_address, path_local, scope_of, without_scope
 
 DATAGRAM_BYTES_MAX: Final = 65_535
 _IPV6_ITEMS: Final = 4  # host, port, flow, scope
 REMEMBERED_MAX: Final = 1024  # scopes, and addresses of our own; a machine has a few
+PATHS_REMEMBERED_MAX: Final = 8192  # twice as many as there may be connections that others dialed; 3 MiB
 
 Receive: TypeAlias = Callable[[], tuple[bytes, Path]]
 """Takes one datagram; raises `OSError`, of which `BlockingIOError` says that there is none."""
 Send: TypeAlias = Callable[[bytes, Any], object]
 """Takes a datagram and a path; raises `OSError`."""
+_Ready: TypeAlias = tuple[tuple[tuple[int, int, bytes], ...], tuple[Any, ...]]
+"""What is said beside a datagram, and where it goes, as the system takes it."""
 
-# What systems say of a source that is not ours any more, or of an interface that is gone.
-_SOURCE_GONE: Final = frozenset({errno.EINVAL, errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENXIO})
+# What systems say of a source that is not ours any more, or of an interface that is gone: Linux the third for IPv4
+# (EINVAL in older kernels) and the first for IPv6, macOS the second.
+_SOURCE_GONE: Final = frozenset({errno.EINVAL, errno.EADDRNOTAVAIL, errno.ENETUNREACH, errno.ENODEV, errno.ENXIO})
 
 
 def interface_number(scope: str) -> int:
@@ -156,25 +160,30 @@ class _Scoped:
 
     def send(self, data: bytes, path: Path) -> None:
         try:
-            self._socket.sendto(data, self._names.to_system((path[0], path[1])))
+            self._socket.sendto(data, self._names.to_system(path_address(path)))
         except OSError:
             self._names.forget()
             raise
 
 
 class _Informed:
-    """A wildcard socket: it has many addresses, and answers from the one that was asked."""
+    """A wildcard socket: it has many addresses, and answers from the one that was asked.
+
+    What is worked out for a path is remembered, because this is done for every datagram.
+    """
 
     def __init__(self, sock: socket.socket, info: PacketInfo) -> None:
-        self._socket = sock
+        self._recvmsg = sock.recvmsg
+        self._sendmsg = sock.sendmsg
+        self._sendto = sock.sendto
         self._info = info
         self._names = _Names(is_v6=info.is_v6)
         self._space = socket.CMSG_SPACE(info.size_bytes)
         self._locals: dict[bytes, str] = {}  # by what the system says of them
-        self._controls: dict[str, list[tuple[int, int, bytes]]] = {}
+        self._ready: dict[Path, _Ready] = {}
 
     def receive(self) -> tuple[bytes, Path]:
-        data, ancillary, _, found = self._socket.recvmsg(DATAGRAM_BYTES_MAX, self._space)
+        data, ancillary, _, found = self._recvmsg(DATAGRAM_BYTES_MAX, self._space)
         host, port = self._names.from_system(found)
         for level, kind, piece in ancillary:
             if kind == self._info.kind and level == self._info.level:
@@ -191,32 +200,32 @@ class _Informed:
 
     def send(self, data: bytes, path: Path) -> None:
         try:
-            target = self._names.to_system((path[0], path[1]))
-            local = path_local(path)
-            if local is None:
-                self._socket.sendto(data, target)
-            else:
-                self._send_from(local, data, target)
-        except OSError:
-            self._names.forget()
-            raise
-
-    def _send_from(self, local: str, data: bytes, target: tuple[Any, ...]) -> None:
-        try:
-            control = self._controls.get(local) or self._write(local)
-            self._socket.sendmsg([data], control, 0, target)
+            control, target = self._ready.get(path) or self._prepare(path)
+            self._sendmsg((data,), control, 0, target)
         except OSError as exc:
             if exc.errno not in _SOURCE_GONE:
                 raise
+            self._forget(path)
+            if path_local(path) is None:
+                raise
             # Our address has gone; the peer may take the answer from another one, or never hear of it.
-            self._controls.pop(local, None)
-            self._socket.sendto(data, target)
+            self._sendto(data, self._names.to_system(path_address(path)))
 
-    def _write(self, local: str) -> list[tuple[int, int, bytes]]:
+    def _prepare(self, path: Path) -> _Ready:
+        target, local = self._names.to_system(path_address(path)), path_local(path)
+        if len(self._ready) >= PATHS_REMEMBERED_MAX:
+            self._ready.clear()
+        made = self._ready[path] = (() if local is None else (self._control(local),), target)
+        return made
+
+    def _control(self, local: str) -> tuple[int, int, bytes]:
         scope = scope_of(local)
         interface = 0 if scope is None else interface_number(scope)
         host = mapped(without_scope(local)) if self._info.is_v6 else local
-        if len(self._controls) >= REMEMBERED_MAX:
-            self._controls.clear()
-        made = self._controls[local] = [(self._info.level, self._info.kind, self._info.write(host, interface))]
-        return made
+        return self._info.level, self._info.kind, self._info.write(host, interface)
+
+    def _forget(self, path: Path) -> None:
+        """An interface may be gone, or have come back with another number."""
+        self._names.forget()
+        self._locals.clear()
+        self._ready.pop(path, None)

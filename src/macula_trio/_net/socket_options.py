@@ -107,7 +107,8 @@ class PacketInfo:
         """Our address, numeric and without a scope, and the number of the interface."""
         if self.is_v6:
             packed, interface = _PKTINFO_V6.unpack(data)
-            return str(ipaddress.IPv6Address(packed)), interface
+            ip = ipaddress.IPv6Address(packed)
+            return str(ip.ipv4_mapped or ip), interface
         interface, ours, destination = _PKTINFO_V4.unpack(data)
         # The first is what to answer from even when the datagram was a broadcast; macOS leaves it empty.
         return str(ipaddress.IPv4Address(destination if ours == _NO_ADDRESS else ours)), interface

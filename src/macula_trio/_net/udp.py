@@ -53,6 +53,7 @@ _DOUBLINGS_MAX: Final = 10  # from the one to the other
 _REASONS: Final = {
     errno.EADDRNOTAVAIL: "it is not an address of this machine",
     errno.EAFNOSUPPORT: "this system has no IPv6",
+    errno.EACCES: "not permitted; ports below 1024 need privileges",
 }
 
 

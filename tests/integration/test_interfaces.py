@@ -45,6 +45,7 @@ class Remote:
     async def line(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         with trio.fail_after(PATIENCE_S):
+            await trio.lowlevel.checkpoint()
             while b"\n" not in self._unread:
                 chunk = await self.process.stdout.receive_some()
                 assert chunk, "the node has ended"

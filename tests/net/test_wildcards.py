@@ -216,6 +216,7 @@ async def test_one_socket_may_dial_two_of_our_addresses_at_once(make: MakeNetwor
         for number, recorder in enumerate((one, two)):
             recorder.write(b"%d" % number)
         with trio.fail_after(PATIENCE_S):
+            await trio.lowlevel.checkpoint()
             for handler in accepted:
                 await handler.heard_something.wait()
         assert [bytes(handler.data[0]) for handler in accepted] == [b"0", b"1"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import re
 from typing import Final
 
 import pytest
@@ -17,15 +18,21 @@ from macula_trio._util import (
     Address,
     clip,
     format_endpoint,
+    is_link_local,
     is_loopback,
     is_numeric,
     is_private,
     is_unspecified,
     may_tell,
     numeric_endpoint,
+    numeric_host,
     parse_bootstrap,
     parse_endpoint,
+    path_address,
+    path_local,
     public_network,
+    tellable_endpoint,
+    told_address,
     validate_headers,
     validate_name,
 )
@@ -205,11 +212,57 @@ def test_what_a_peer_writes_at_length_is_not_remembered() -> None:
     assert numeric_endpoint.cache_info().currsize == before
 
 
-def test_a_mapped_address_stays_one_because_the_socket_may_need_it() -> None:
-    host, port = numeric_endpoint("[::ffff:192.0.2.7]:9443")
-    assert ":" in host
-    assert ipaddress.IPv6Address(host).ipv4_mapped == ipaddress.IPv4Address("192.0.2.7")
-    assert port == 9443
+def test_an_address_has_one_spelling() -> None:
+    assert numeric_endpoint("[::ffff:192.0.2.7]:9443") == ("192.0.2.7", 9443)
+    assert numeric_endpoint("[::FFFF:c000:207]:9443") == ("192.0.2.7", 9443)
+    assert numeric_endpoint("[0:0::1]:9443") == ("::1", 9443)
+    assert numeric_host("2001:DB8::7%eth0") == "2001:db8::7"
+    assert numeric_host("FE80::7%eth0") == "fe80::7%eth0"
+    assert numeric_host("fe80::7") == "fe80::7"
+    assert numeric_host("169.254.0.7") == "169.254.0.7"
+    with pytest.raises(ValueError, match="localhost"):
+        numeric_host("localhost")
+
+
+@pytest.mark.parametrize(
+    ("text", "teller", "address"),
+    [
+        ("192.0.2.7:1", "fe80::9%eth0", ("192.0.2.7", 1)),
+        ("[2001:db8::7]:1", "192.0.2.9", ("2001:db8::7", 1)),
+        ("[2001:db8::7%eth1]:1", "192.0.2.9", ("2001:db8::7", 1)),
+        ("[fe80::7]:1", "fe80::9%eth0", ("fe80::7%eth0", 1)),
+        ("[fe80::7%eth1]:1", "fe80::9%eth0", ("fe80::7%eth0", 1)),
+        ("[::ffff:192.0.2.7]:1", "192.0.2.9", ("192.0.2.7", 1)),
+    ],
+)
+def test_a_told_address_has_the_scope_of_the_link_by_which_it_came(text: str, teller: str, address: Address) -> None:
+    assert told_address(text, teller) == address
+
+
+@pytest.mark.parametrize("teller", ["192.0.2.9", "2001:db8::9", "::1", "fe80::9"])
+def test_a_link_local_address_told_from_elsewhere_is_refused(teller: str) -> None:
+    for text in ("[fe80::7]:1", "[fe80::7%eth0]:1"):
+        with pytest.raises(ValueError, match=re.escape(f"endpoint {text!r}: a link-local address")):
+            told_address(text, teller)
+
+
+def test_nobody_is_told_of_a_scope_nor_of_addresses_on_another_link() -> None:
+    assert tellable_endpoint("192.0.2.7:1", "fe80::9%eth0") == "192.0.2.7:1"
+    assert tellable_endpoint("[fe80::7%eth0]:1", "fe80::9%eth0") == "[fe80::7]:1"
+    for hearer in ("fe80::9%eth1", "192.0.2.9", "2001:db8::9"):
+        assert tellable_endpoint("[fe80::7%eth0]:1", hearer) is None
+
+
+def test_a_path_may_name_our_own_address() -> None:
+    assert path_address(("192.0.2.7", 1)) == path_address(("192.0.2.7", 1, "192.0.2.1")) == ("192.0.2.7", 1)
+    assert path_local(("192.0.2.7", 1)) is None
+    assert path_local(("192.0.2.7", 1, "192.0.2.1")) == "192.0.2.1"
+
+
+def test_only_ipv6_has_addresses_that_need_an_interface() -> None:
+    assert is_link_local("fe80::1")
+    assert is_link_local("fe80::1%eth0")
+    assert not any(is_link_local(host) for host in ("169.254.0.1", "::1", "fd00::1", "2001:db8::1", "localhost"))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import attrs
 from macula_trio._authorisation import read_rule
 from macula_trio._ids import NodeId
 from macula_trio._trust import Trust
-from macula_trio._util import numeric_endpoint, parse_bootstrap, parse_endpoint, validate_name
+from macula_trio._util import numeric_endpoint, parse_bootstrap, parse_endpoint, scope_of, validate_name
 
 if TYPE_CHECKING:
     Attribute = attrs.Attribute[Any]
@@ -51,10 +51,14 @@ def _check_advertise(_config: NodeConfig, _field: Attribute, value: str) -> None
     except ValueError as exc:
         raise ValueError(f"advertise: {exc}") from None
     try:
-        numeric_endpoint(value)  # what others ask of it
+        host, _ = numeric_endpoint(value)  # what others ask of it
     except ValueError:
         reason = "is not a numeric address that others can dial, such as 192.0.2.7:9443"
         raise ValueError(f"advertise: {value!r} {reason}") from None
+    if scope_of(host) is not None:
+        raise ValueError(
+            f"advertise: {value!r} names an interface, which means nothing on other machines; leave it out"
+        )
 
 
 def _check_bootstrap(_config: NodeConfig, field: Attribute, value: tuple[str, ...]) -> None:

@@ -9,13 +9,14 @@ import datetime
 import logging
 import os
 import random
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Final
 
 import trio
 
+from macula_trio._addresses import bind_first, first_route, own_endpoint, reachable_endpoints
 from macula_trio._authorisation import Allowance, read_rule
 from macula_trio._background import hidden_nursery, open_service_nursery
 from macula_trio._config import NodeConfig, Role
@@ -41,7 +42,7 @@ from macula_trio._rpc.callee import CallSettings
 from macula_trio._rpc.offer import Handler
 from macula_trio._rpc.service import RpcService
 from macula_trio._trust import Trust
-from macula_trio._util import Address, format_endpoint, is_unspecified, parse_bootstrap, parse_endpoint, validate_name
+from macula_trio._util import format_endpoint, parse_bootstrap, parse_endpoint, validate_name
 from macula_trio._views import EventStream, NodeStatistics, PeerInfo
 from macula_trio._wire.codec import encode_frame
 from macula_trio._wire.frame import MessageType
@@ -55,7 +56,6 @@ CERTIFICATE_CHECK_S: Final = 3600.0  # of our own; realms give certificates for 
 DAY_S: Final = 86_400
 SEED_BYTES: Final = 32  # an Ed25519 private key is 32 random bytes (RFC 8032, section 5.1.5)
 IDLE_KEEPALIVES: Final = 3  # QUIC's idle time-out in keepalive intervals (DESIGN section 6)
-_ANYWHERE: Final[Address] = ("192.0.2.1", 9)  # TEST-NET-1: only asks the routing table, nothing is ever sent there
 
 
 class Node:
@@ -69,6 +69,7 @@ class Node:
         storage: Storage,
         *,
         endpoint: str,
+        resolve: Callable[[str], Awaitable[Sequence[str]]],
         trust: Trust,
     ) -> None:
         chance = random.Random(os.urandom(32))
@@ -96,7 +97,7 @@ class Node:
             wall_clock_ms=network.wall_clock_ms,
             random_bytes=os.urandom,
             random_fraction=chance.random,
-            resolve=partial(_resolve, network, like=parse_endpoint(endpoint)[0]),
+            resolve=resolve,
             judge=self._party.judge,
             settings=DhtSettings(
                 realm=config.realm,
@@ -551,8 +552,9 @@ async def open_node(
         the midst of things, so it must neither block nor raise.
 
     Raises:
-      OSError: the listen address is in use or not ours, or a bootstrap name does not resolve.
-      PeerUnavailable: no bootstrap node answered and ``require_bootstrap`` is set.
+      OSError: the listen address is in use or not ours, which the message says, or no bootstrap name has an address.
+      PeerUnavailable: no bootstrap node answered, or none can be reached from where we listen, and
+        ``require_bootstrap`` is set.
       TrustError: the trust policy's file cannot be used; or every bootstrap node refused us, or is not whom it must
         be, and ``require_bootstrap`` is set.
     """
@@ -562,13 +564,14 @@ async def open_node(
     if trust.kind == "unverified":
         logger.warning("trust is unverified: peers that prove nothing can read, call and publish here")
     host, port = parse_endpoint(config.listen, port_min=0)
-    host = await network.resolve(host)
-    route = await _first_bootstrap(network, config.bootstrap, like=host)
+    hosts = await network.resolve(host)
+    route = await first_route(network, config.bootstrap, listen=hosts)
     storage = await network.open_storage(credentials.node_id.hex())
-    socket = await network.bind((host, port))
+    socket = await bind_first(network, hosts, port, route=route)
     try:
-        endpoint = _own_endpoint(config, network, socket.address, route)
-        node = Node(config, credentials, network, storage, endpoint=endpoint, trust=trust)
+        endpoint = own_endpoint(config, network, socket, route)
+        resolve = partial(reachable_endpoints, network, socket.obstacle)
+        node = Node(config, credentials, network, storage, endpoint=endpoint, resolve=resolve, trust=trust)
         if listener is not None:
             node._events.listen(listener)
         node._quic = quic = QuicEndpoint(
@@ -617,7 +620,7 @@ async def send_message(
     the frame.  Under `Trust.unverified` exactly what v0.8 does: connect, write, sleep ``linger``, close.
 
     Args:
-      endpoint: ``host:port``.
+      endpoint: ``host:port``; of a name with several addresses each is tried, one after the other.
       message_type: of the frame.
       body: of the frame.
       identity: who we are; a new one by default.
@@ -650,7 +653,7 @@ async def send_message(
     await send_once(
         network,
         party,
-        (await network.resolve(host), port),
+        [(numeric, port) for numeric in await network.resolve(host)],
         frame,
         linger_s=linger,
         dial_deadline_s=dial_deadline_s,
@@ -670,42 +673,6 @@ def _date(when: datetime.datetime) -> str:
 def _bootstrap(entry: str) -> Bootstrap:
     node_id, address = parse_bootstrap(entry)
     return Bootstrap(node_id, format_endpoint(address))
-
-
-async def _resolve(network: DatagramNetwork, endpoint: str, *, like: str) -> str:
-    host, port = parse_endpoint(endpoint)
-    return format_endpoint((await network.resolve(host, like=like), port))
-
-
-async def _first_bootstrap(network: DatagramNetwork, entries: tuple[str, ...], *, like: str) -> Address | None:
-    """The address of the first bootstrap that has one; names are resolved anew whenever they are dialed.
-
-    Raises:
-      OSError: none of them has.
-    """
-    failure: OSError | None = None
-    for entry in entries:
-        _, (host, port) = parse_bootstrap(entry)
-        try:
-            return await network.resolve(host, like=like), port
-        except OSError as exc:
-            failure = failure or exc
-    if failure is not None:
-        raise failure
-    return None
-
-
-def _own_endpoint(config: NodeConfig, network: DatagramNetwork, bound: Address, route: Address | None) -> str:
-    """What we tell others; a wildcard is replaced by our address on the route to the bootstrap."""
-    if config.advertise is not None:
-        return config.advertise
-    host, port = bound
-    if is_unspecified(host):
-        try:
-            host = network.source_host(route or _ANYWHERE)
-        except OSError:  # a machine without any route: only itself can reach it
-            host = "::1" if ":" in host else "127.0.0.1"
-    return format_endpoint((host, port))
 
 
 def _peer_info(link: QuicLink) -> PeerInfo:

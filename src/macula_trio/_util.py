@@ -14,11 +14,18 @@ from typing import Final, TypeAlias
 from macula_trio._ids import NodeId
 
 Address: TypeAlias = tuple[str, int]
-"""A numeric host (IPv6 without brackets, with its scope if any) and a UDP port."""
+"""A numeric host in its one spelling (`numeric_host`; IPv6 without brackets) and a UDP port."""
+
+Path: TypeAlias = Address | tuple[str, int, str]
+"""Where a peer is; behind that, on a socket that has several addresses, which of ours it talks to.
+
+One peer may talk to two of our addresses at once, and expects each to answer for itself, so the two are not the same.
+"""
 
 _IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 PORT_MAX: Final = 65535
+_WITH_LOCAL: Final = 3  # items of a path that names an address of ours
 ENDPOINTS_CACHED: Final = 4096  # read before: every answer of a lookup names twenty, mostly the same ones again
 HOST_CHARS_MAX: Final = 253  # RFC 1035, section 2.3.4, less what a name's own lengths take
 ENDPOINT_CHARS_MAX: Final = 300  # with v0.8's prefix, brackets, port and slash; what peers write is remembered above
@@ -93,6 +100,8 @@ def format_endpoint(address: Address) -> str:
 def numeric_endpoint(text: str) -> Address:
     """Read an endpoint that a peer told us: it must be numeric, so that no peer makes us ask DNS.
 
+    What it says of a scope is kept; `told_address` judges it.
+
     Raises:
       ValueError: malformed, a name, or the unspecified address.
     """
@@ -103,7 +112,71 @@ def numeric_endpoint(text: str) -> Address:
     embedded = _embedded(ip)
     if embedded.is_unspecified or embedded.is_multicast:
         raise ValueError(f"endpoint {text!r}: {host} is not the address of one node")
-    return str(ip), port
+    return numeric_host(host), port
+
+
+def told_address(text: str, teller: str) -> Address:
+    """Read an endpoint told by a peer that is itself reached at the host ``teller``.
+
+    A scope names an interface of one machine, so the peer's own says nothing here: a link-local address that came over
+    a link gets the scope of that link.
+
+    Raises:
+      ValueError: as `numeric_endpoint`, or link-local and told by somebody who is not on a link with us.
+    """
+    host, port = numeric_endpoint(text)
+    if not is_link_local(host):
+        return host, port
+    scope = scope_of(teller)
+    if scope is None:
+        raise ValueError(f"endpoint {text!r}: a link-local address, and whoever told it is on no link with us")
+    return f"{without_scope(host)}%{scope}", port
+
+
+def tellable_endpoint(text: str, hearer: str) -> str | None:
+    """One of our own endpoints as the peer reached at the host ``hearer`` may be told of it.
+
+    Never with a scope, which means something on this machine only; None when it is on a link where the peer is not.
+    """
+    if "%" not in text:
+        return text
+    host, port = numeric_endpoint(text)
+    return format_endpoint((without_scope(host), port)) if scope_of(host) == scope_of(hearer) else None
+
+
+def path_address(path: Path) -> Address:
+    """Where the peer is."""
+    return path[0], path[1]
+
+
+def path_local(path: Path) -> str | None:
+    """Which of our addresses the peer talks to, if the path says so."""
+    return path[2] if len(path) == _WITH_LOCAL else None
+
+
+def numeric_host(host: str) -> str:
+    """The one spelling of a numeric host: IPv4 also when it is mapped into IPv6, and a scope only where one counts.
+
+    Raises:
+      ValueError: not numeric.
+    """
+    ip = _embedded(ipaddress.ip_address(host))
+    return str(ip) if ip.is_link_local else without_scope(str(ip))
+
+
+def without_scope(host: str) -> str:
+    """A host without the name of an interface."""
+    return host.partition("%")[0]
+
+
+def scope_of(host: str) -> str | None:
+    """The interface by which a link-local address is reached, if it says so."""
+    return host.partition("%")[2] or None
+
+
+def is_link_local(host: str) -> bool:
+    """True for IPv6 addresses that are told apart by their interface only (RFC 4291, section 2.5.6)."""
+    return ":" in host and is_numeric(host) and ipaddress.ip_address(host).is_link_local
 
 
 def _embedded(ip: _IpAddress) -> _IpAddress:
@@ -135,7 +208,8 @@ def host_group(host: str) -> str:
     ip = _embedded(ipaddress.ip_address(host))
     if isinstance(ip, ipaddress.IPv4Address):
         return str(ip)
-    return str(ipaddress.IPv6Network((int(ip), _SUBNET_BITS), strict=False))
+    network = str(ipaddress.IPv6Network((int(ip), _SUBNET_BITS), strict=False))
+    return f"{network}%{ip.scope_id}" if ip.scope_id else network
 
 
 # Where only those can be dialed who are near: written out, because what `ipaddress` calls private differs between

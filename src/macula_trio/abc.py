@@ -8,12 +8,12 @@ DESIGN sections 3 and 6.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol, TypeAlias, TypeVar
 
 from macula_trio._ids import Contact, NodeId
-from macula_trio._util import Address
+from macula_trio._util import Address, Path
 
 __all__ = [
     "Address",
@@ -24,6 +24,7 @@ __all__ = [
     "LinkTransport",
     "Message",
     "MessageHandler",
+    "Path",
     "Storage",
 ]
 
@@ -56,12 +57,25 @@ class DatagramSocket(Protocol):
         """Whether its buffers bear bursts of 16,000-byte datagrams on loopback."""
         ...
 
-    def recv_batch(self) -> list[tuple[bytes, Address]]:
-        """Take what has arrived, at most 64 datagrams, without waiting; maybe nothing."""
+    def obstacle(self, host: str) -> str | None:
+        """Why nothing from here will ever reach a numeric host, in words with the mend; None when it may.
+
+        Such as an IPv6 address for a socket of IPv4: who asks before need not wait for an answer in vain.
+        """
         ...
 
-    def send_batch(self, datagrams: Iterable[tuple[bytes, Address]]) -> None:
-        """Send now or lose; a loss is counted in `datagrams_lost`."""
+    def recv_batch(self) -> Sequence[tuple[bytes, Path]]:
+        """Take what has arrived, at most 64 datagrams, without waiting; maybe nothing.
+
+        A socket that has several addresses says with each datagram to which of them it came.
+        """
+        ...
+
+    def send_batch(self, datagrams: Iterable[tuple[bytes, Path]]) -> None:
+        """Send now or lose; a loss is counted in `datagrams_lost`.
+
+        From the address of ours that a path names, or as the system likes when it names none, or has lost it.
+        """
         ...
 
     async def wait_readable(self) -> None:
@@ -92,19 +106,15 @@ class DatagramNetwork(Protocol):
     """Where sockets, names, storage and the wall clock come from."""
 
     async def bind(self, address: Address) -> DatagramSocket:
-        """Open a socket; port 0 takes a free one.
+        """Open a socket; port 0 takes a free one, ``::`` takes IPv4 too where the system lets us.
 
         Raises:
-          OSError: the address is in use or not ours.
+          OSError: the address is in use or not ours; the message names it and the reason.
         """
         ...
 
-    async def resolve(self, host: str, *, like: str | None = None) -> str:
-        """Turn a host name into a numeric address; a numeric one comes back as it is.
-
-        Args:
-          host: a name or an address.
-          like: a numeric address of the family that is wanted; any family without one.
+    async def resolve(self, host: str) -> Sequence[str]:
+        """Turn a host name into its numeric addresses, the best first; a numeric one comes back in its one spelling.
 
         Raises:
           OSError: no such name.

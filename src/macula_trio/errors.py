@@ -102,7 +102,10 @@ def no_answer(where: str, seconds: float) -> PeerUnavailable:
 
 
 class NotSent(PeerUnavailable):
-    """Nothing was sent, because of a limit of ours or because we are closing: it says nothing about the peer."""
+    """Nothing was sent, because of a limit of ours, or we are closing, or cannot reach such addresses from our socket.
+
+    It says nothing about the peer.
+    """
 
 
 class TrustError(MeshError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import socket
 import stat
@@ -31,6 +33,10 @@ BAD: Final = [
     (["node", *REALM, "--listen", "127.0.0.1:70000"], "'70000' is not a number"),
     (["node", *REALM, "--listen", "::1:9443"], "in brackets"),
     (["node", *REALM, "--listen", "192.0.2.1:0"], "--listen takes an address of this machine"),
+    (["node", *REALM, "--listen", "[fe80::1%nowhere7]:0"], "no interface 'nowhere7'; --listen takes an interface"),
+    (["node", *REALM, "--listen", "[fe80::1]:0"], "a link-local address needs its interface, such as fe80::1%eth0"),
+    (["node", *REALM, "--listen", "no-such-host.invalid:0"], "no-such-host.invalid"),
+    (["node", *REALM, "--advertise", "[fe80::1%eth0]:9443"], "names an interface, which means nothing on other"),
     (["node", *REALM, "--bootstrap", "127.0.0.1"], "--bootstrap"),
     (["node", *REALM, "--bootstrap", "127.0.0.1:0"], "port '0'"),
     (["node", *REALM, "--bootstrap", "abc@127.0.0.1:9"], "node id"),
@@ -104,6 +110,50 @@ def test_a_port_in_use_is_named_with_the_mend(capsys: pytest.CaptureFixture[str]
     line = complaint(capsys)
     assert f"cannot listen on {endpoint}" in line
     assert "--listen" in line
+
+
+@pytest.mark.parametrize(
+    ("number", "reason", "mend"),
+    [
+        (errno.EACCES, "not permitted; ports below 1024 need privileges", "choose another port by --listen HOST:PORT"),
+        (errno.EAFNOSUPPORT, "this system has no IPv6", "--listen takes an IPv4 address, or 0.0.0.0 for all of them"),
+        (
+            errno.EADDRINUSE,
+            os.strerror(errno.EADDRINUSE),
+            "choose another by --listen HOST:PORT, port 0 takes a free one",
+        ),
+        (errno.ENOMEM, "Cannot allocate memory", ""),
+    ],
+)
+def test_what_the_system_refuses_is_one_line_with_the_mend(
+    number: int, reason: str, mend: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_address: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("macula_trio._net.udp._open", refuse)
+    assert main(["node", *REALM, "--listen", "[::]:443"]) == 2
+    line = complaint(capsys)
+    assert f"cannot listen on [::]:443: {reason}" in line
+    assert mend in line
+
+
+def test_a_name_that_has_no_address_is_named_with_the_mend(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def nothing(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr("trio.socket.getaddrinfo", nothing)
+    for arguments in (
+        ["node", *REALM, "--listen", "gate.example:9443"],
+        ["node", *REALM, "--listen", "127.0.0.1:0", "--bootstrap", "gate.example:9443"],
+        ["call", "math.add", "{}", *REALM, "--bootstrap", "gate.example:9443"],
+        ["ping", *REALM, "gate.example:9443"],
+    ):
+        assert main(arguments) == 2
+        line = complaint(capsys)
+        assert "cannot find host 'gate.example': Name or service not known; check how it is spelled" in line
 
 
 def test_a_key_that_does_not_match_its_certificate_is_refused(

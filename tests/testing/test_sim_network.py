@@ -312,9 +312,9 @@ async def test_hosts_get_free_addresses_and_are_found_by_name(autojump_clock: Mo
     assert network.host("a") is network.host("a", one.address) is one
     assert network.host("c").address == "10.9.9.9"
     assert network.host("10.1.1.1").address == "10.1.1.1"
-    assert await two.resolve("a") == one.address == await network.resolve("a")
+    assert await two.resolve("a") == [one.address] == await network.resolve("a")
     one.change_address("10.1.1.2")
-    assert await two.resolve("a") == "10.1.1.2"
+    assert await two.resolve("a") == ["10.1.1.2"]
     with pytest.raises(OSError, match="cannot find host 'nobody'"):
         await two.resolve("nobody")
 
@@ -578,3 +578,35 @@ async def test_a_clock_that_is_wrong_is_wrong_on_its_host_only(autojump_clock: M
     await trio.sleep(2)
     assert (one.wall_clock_ms(), two.wall_clock_ms()) == (EPOCH_MS + 2000 - 90_000, EPOCH_MS + 2000)
     assert network.wall_clock_ms() == EPOCH_MS + 2000
+
+
+async def test_a_host_may_have_several_addresses_and_a_wildcard_is_reached_at_all_of_its_family(
+    autojump_clock: MockClock,
+) -> None:
+    network = SimNetwork(latency_s=0)
+    machine = network.host("a", "10.0.0.1", also=["10.0.0.2", "fd00::1"])
+    assert machine.addresses == ("10.0.0.1", "10.0.0.2", "fd00::1")
+    assert network.host("a", also=["10.0.0.2", "fd00::1"]) is machine
+    with pytest.raises(ValueError, match="also: a has 10.0.0.1, 10.0.0.2, fd00::1"):
+        network.host("a", also=["10.0.0.3"])
+    with pytest.raises(ValueError, match="10.0.0.2 is that of a"):
+        network.host("b", "10.0.0.2")
+    assert machine.source_host(("fd00::9", 1)) == "fd00::1"
+    assert machine.source_host(("10.0.0.9", 1)) == "10.0.0.1"
+    both = await machine.bind(("::", 7))
+    assert (both.address, machine.sockets) == (("::", 7), [both])
+    for host in machine.addresses:  # one socket has them all
+        with pytest.raises(OSError, match="Address already in use"):
+            await machine.bind((host, 7))
+    four = await machine.bind(("0.0.0.0", 8))
+    assert four.reached_at == [("10.0.0.1", 8), ("10.0.0.2", 8)]
+    machine.change_address("10.0.0.3")
+    assert both.reached_at == [("10.0.0.3", 7), ("10.0.0.2", 7), ("fd00::1", 7)]
+    four.send_batch([(b"x", ("10.0.0.3", 7)), (b"y", ("10.0.0.2", 7, "10.0.0.2"))])
+    assert sorted(both.recv_batch()) == [
+        (b"x", ("10.0.0.3", 8, "10.0.0.3")),
+        (b"y", ("10.0.0.2", 8, "10.0.0.2")),
+    ]
+    both.close()
+    four.close()
+    assert network.bound == []

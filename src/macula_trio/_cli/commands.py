@@ -51,6 +51,7 @@ from macula_trio._cli.replay import replay
 from macula_trio._cli.runner import open_client, open_member, resolve, run
 from macula_trio._cli.sweep import sweep
 from macula_trio._config import ROLES, Role
+from macula_trio._race import first_success
 from macula_trio._util import Address, format_endpoint
 
 
@@ -178,9 +179,9 @@ def ping(*, peer: Address, times: int, session: Session, as_json: bool) -> int:
     """Ask the node at HOST:PORT who it is; measure round trips."""
 
     async def work() -> int:
-        address = await resolve(peer)
-        async with open_client(session, waits_for=format_endpoint(address), peer=address) as member:
-            contact, first = await member.ping_endpoint(format_endpoint(address))
+        peers = await resolve(peer)
+        async with open_client(session, waits_for=format_endpoint(peer), peers=peers) as member:
+            contact, first = await first_success([format_endpoint(one) for one in peers], member.ping_endpoint)
             if not as_json:
                 say(f"{contact.endpoint} is {contact.node_id.hex()}")
             trips = [first]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -181,16 +181,16 @@ class Session:
                 Identity.generate() if self.identity is None else Identity.load(self.identity, password=self.password)
             )
 
-    def config(self, *, peer: Address) -> NodeConfig:
+    def config(self, *, peers: Sequence[Address]) -> NodeConfig:
         """Describe a client of one command's life, on any free port.
 
         Args:
-          peer: numeric; somebody that it will dial, which decides between IPv4 and IPv6.
+          peers: numeric; those whom it will dial, which decide whether IPv4 will do.
         """
         with wrong_usage():
             return NodeConfig(
                 realm=self.realm,
-                listen="[::]:0" if ":" in peer[0] else "0.0.0.0:0",
+                listen="[::]:0" if any(":" in host for host, _ in peers) else "0.0.0.0:0",
                 bootstrap=self.bootstrap,
                 trust=self.trust,
                 leaf=True,

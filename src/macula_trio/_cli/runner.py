@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from math import inf
 from typing import Final
@@ -13,6 +14,7 @@ import click
 import trio
 
 from macula_trio import Event, Identity, MeshError, Node, NodeConfig, open_node
+from macula_trio._addresses import with_route
 from macula_trio._cli.advice import Adviser
 from macula_trio._cli.logs import logs_in_lines
 from macula_trio._cli.options import Session
@@ -23,9 +25,12 @@ from macula_trio._util import Address, parse_bootstrap
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _MENDS: Final = {
     errno.EADDRINUSE: "; choose another by --listen HOST:PORT, port 0 takes a free one",
-    errno.EADDRNOTAVAIL: "; --listen takes an address of this machine, or 0.0.0.0 for all of them",
-    errno.EACCES: "; ports below 1024 need privileges, choose another by --listen HOST:PORT",
+    errno.EADDRNOTAVAIL: "; --listen takes an address of this machine, or 0.0.0.0 for all of them, [::] with IPv6",
+    errno.EACCES: "; choose another port by --listen HOST:PORT",
+    errno.EAFNOSUPPORT: "; --listen takes an IPv4 address, or 0.0.0.0 for all of them",
+    errno.ENODEV: "; --listen takes an interface of this machine, by name or number, such as [fe80::1%eth0]:9443",
 }
+_NAME_MEND: Final = "; check how it is spelled, or write the address itself"
 
 
 def run(work: Callable[[], Awaitable[int]], *, signalled: int | None = None) -> int:
@@ -90,7 +95,7 @@ def _addresses() -> Generator[None, None, None]:
     try:
         yield
     except OSError as exc:
-        mend = _MENDS.get(exc.errno or 0, "")
+        mend = _NAME_MEND if isinstance(exc, socket.gaierror) else _MENDS.get(exc.errno or 0, "")
         raise click.UsageError(f"{exc.strerror or exc}{mend}") from exc
     except ValueError as exc:  # a host that cannot be a name, such as one with a label of 100 letters
         raise click.UsageError(str(exc)) from exc
@@ -116,14 +121,14 @@ async def open_member(config: NodeConfig, identity: Identity) -> AsyncGenerator[
 
 @asynccontextmanager
 async def open_client(
-    session: Session, *, waits_for: str, peer: Address | None = None, bounded: bool = True
+    session: Session, *, waits_for: str, peers: Sequence[Address] | None = None, bounded: bool = True
 ) -> AsyncGenerator[Node, None]:
     """Join for the length of one command.
 
     Args:
       session: the command's options.
       waits_for: whose answer it is that may come too late, for the complaint.
-      peer: whom the command will dial, numeric; the first bootstrap node by default.
+      peers: whom the command will dial, numeric; the bootstrap nodes by default.
       bounded: whether ``--timeout`` ends the block, or only the joining.
 
     Raises:
@@ -131,9 +136,9 @@ async def open_client(
     """
     deadline = trio.current_time() + session.timeout_s
     identity = session.load_identity()
-    if peer is None:
-        peer = await resolve(parse_bootstrap(session.bootstrap[0])[1])
-    async with open_member(session.config(peer=peer), identity) as node:
+    if peers is None:
+        peers = await resolve(*(parse_bootstrap(entry)[1] for entry in session.bootstrap))
+    async with open_member(session.config(peers=peers), identity) as node:
         with trio.CancelScope(deadline=deadline if bounded else inf) as scope:
             await trio.lowlevel.checkpoint()  # joining may have taken all the time that there was
             yield node
@@ -143,8 +148,20 @@ async def open_client(
             )
 
 
-async def resolve(address: Address) -> Address:
-    """Ask the system for the address of a name; one that has none is wrong usage."""
-    host, port = address
-    with _addresses():
-        return await UdpNetwork().resolve(host), port
+async def resolve(*addresses: Address) -> list[Address]:
+    """Ask the system for the numeric addresses that some stand for; when none has one, that is wrong usage.
+
+    Of several, those without a route are left out.
+    """
+    network = UdpNetwork()
+    found: list[Address] = []
+    failure: OSError | None = None
+    for host, port in addresses:
+        try:
+            found += [(numeric, port) for numeric in await network.resolve(host)]
+        except OSError as exc:
+            failure = failure or exc
+    if failure is not None and not found:
+        with _addresses():
+            raise failure
+    return with_route(network, found)

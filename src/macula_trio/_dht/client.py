@@ -21,7 +21,7 @@ from macula_trio._events import EventBus
 from macula_trio._identity.record import Kind, Record, judge_record, read_trusted
 from macula_trio._identity.trust import TrustJudge
 from macula_trio._ids import ID_BYTES, Contact, NodeId
-from macula_trio._util import clip, format_endpoint, may_tell, numeric_endpoint
+from macula_trio._util import clip, format_endpoint, may_tell, told_address
 from macula_trio._wire import messages as wire
 from macula_trio.abc import Link, LinkTransport, Message, ReplyT
 from macula_trio.errors import NotSent, PeerUnavailable, RemoteProtocolError, TrustError
@@ -369,7 +369,7 @@ def _contacts(entries: tuple[wire.NodeEntry, ...], teller: str) -> list[Contact]
     contacts: list[Contact] = []
     for entry in entries[:K]:
         try:
-            address = numeric_endpoint(entry.address)
+            address = told_address(entry.address, teller)
         except ValueError:
             continue
         if may_tell(teller, address):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import attrs
@@ -13,8 +13,9 @@ from macula_trio._dht.client import Bootstrap, DhtClient
 from macula_trio._dht.table import RoutingTable
 from macula_trio._events import EventBus
 from macula_trio._ids import Contact, NodeId
+from macula_trio._race import first_success
 from macula_trio.abc import LinkTransport
-from macula_trio.errors import MeshError, OwnIdentity, PeerUnavailable, TrustError
+from macula_trio.errors import MeshError, NotSent, OwnIdentity, PeerUnavailable, TrustError
 
 JOIN_PAUSE_MIN_S: Final = 0.5
 JOIN_PAUSE_MAX_S: Final = 60.0
@@ -40,8 +41,8 @@ class _JoinAttempt:
 
     @property
     def refusal(self) -> MeshError | None:
-        """Why trying again is of no use: everybody answered, and everybody refused."""
-        return self.errors[0] if all(isinstance(error, TrustError) for error in self.errors) else None
+        """Why trying again is of no use: everybody answered and refused, or cannot be reached from our socket."""
+        return self.errors[0] if all(isinstance(error, (TrustError, NotSent)) for error in self.errors) else None
 
 
 class Joining:
@@ -59,7 +60,7 @@ class Joining:
       table: whom we know.
       events: where joins are told.
       random_fraction: a random number in [0, 1), for jitter.
-      resolve: gives the numeric form of an endpoint that names its host; raises `OSError`.
+      resolve: gives the numeric endpoints that one stands for now, the best first; raises `OSError`.
       background: takes the dials.
     """
 
@@ -73,7 +74,7 @@ class Joining:
         table: RoutingTable,
         events: EventBus,
         random_fraction: Callable[[], float],
-        resolve: Callable[[str], Awaitable[str]],
+        resolve: Callable[[str], Awaitable[Sequence[str]]],
         background: Background,
     ) -> None:
         self._own = own
@@ -100,10 +101,11 @@ class Joining:
         await self.joined.wait()
 
     async def wait_joined_or_refused(self) -> None:
-        """The same, but do not wait for nodes that have all refused us.
+        """The same, but do not wait for nodes that have all refused us, or that we cannot reach from our socket.
 
         Raises:
           TrustError: they have.
+          PeerUnavailable: we cannot.
         """
         await self._decided.wait()
         if not self.joined.is_set() and self._refusal is not None:
@@ -149,11 +151,14 @@ class Joining:
         return attempt.succeeded
 
     async def _dial_bootstrap(self, entry: Bootstrap, attempt: _JoinAttempt) -> None:
-        try:
-            endpoint = await self._resolve(entry.endpoint)
+        async def dial(endpoint: str) -> Contact:
             link = await self._transport.dial_endpoint(endpoint, expected=entry.node_id, trusted=True)
             if link.node_id is None:
                 raise TrustError(f"bootstrap {entry.endpoint} does not say who it is")
+            return Contact(node_id=link.node_id, endpoint=endpoint)
+
+        try:
+            contact = await first_success(await self._resolve(entry.endpoint), dial)
         except OSError as exc:
             self._note_failure(entry, attempt, PeerUnavailable(str(exc)))
         except (PeerUnavailable, TrustError) as exc:
@@ -162,7 +167,7 @@ class Joining:
             self._note_failure(entry, attempt, exc)
         else:
             self.failures.pop(entry.endpoint, None)
-            self._client.entry_points[link.node_id] = Contact(node_id=link.node_id, endpoint=endpoint)
+            self._client.entry_points[contact.node_id] = contact
             attempt.note(None)
 
     def _note_failure(self, entry: Bootstrap, attempt: _JoinAttempt, error: MeshError) -> None:

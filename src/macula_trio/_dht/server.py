@@ -16,7 +16,7 @@ from macula_trio._dht.table import K, RoutingTable
 from macula_trio._events import EventBus
 from macula_trio._identity.record import Record, read_trusted
 from macula_trio._identity.trust import TrustJudge
-from macula_trio._util import clip
+from macula_trio._util import clip, tellable_endpoint
 from macula_trio._wire import messages as wire
 from macula_trio.abc import Link, LinkTransport
 from macula_trio.errors import ErrorCode, RemoteProtocolError, TrustError
@@ -144,9 +144,10 @@ class DhtServer:
     def _entries(self, target: bytes, link: Link) -> tuple[wire.NodeEntry, ...]:
         found = self._table.closest(target, K + 1)
         return tuple(
-            wire.NodeEntry(node_id=contact.node_id, address=contact.endpoint)
+            wire.NodeEntry(node_id=contact.node_id, address=endpoint)
             for contact in found
             if contact.node_id != link.node_id
+            and (endpoint := tellable_endpoint(contact.endpoint, link.peer_host)) is not None
         )[:K]
 
 

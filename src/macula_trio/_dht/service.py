@@ -6,7 +6,7 @@ is ``lookup.py``, ``table.py`` and ``storage.py``.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
@@ -28,7 +28,16 @@ from macula_trio._identity.record import Kind, Record
 from macula_trio._identity.trust import TrustJudge
 from macula_trio._ids import Contact, NodeId, distance
 from macula_trio._peer.handshake import LEAF
-from macula_trio._util import format_endpoint, may_tell, numeric_endpoint
+from macula_trio._util import (
+    format_endpoint,
+    is_link_local,
+    may_tell,
+    numeric_endpoint,
+    parse_endpoint,
+    scope_of,
+    told_address,
+    without_scope,
+)
 from macula_trio._wire import messages as wire
 from macula_trio.abc import Link, LinkTransport, Storage
 from macula_trio.errors import PeerUnavailable, TrustError
@@ -67,7 +76,7 @@ class DhtService:
         wall_clock_ms: Callable[[], int],
         random_bytes: Callable[[int], bytes],
         random_fraction: Callable[[], float],
-        resolve: Callable[[str], Awaitable[str]],
+        resolve: Callable[[str], Awaitable[Sequence[str]]],
         judge: TrustJudge,
         settings: DhtSettings,
         storage: Storage,
@@ -151,10 +160,11 @@ class DhtService:
         await self._joining.wait_joined()
 
     async def wait_joined_or_refused(self) -> None:
-        """The same, but do not wait for nodes that have all refused us.
+        """The same, but do not wait for nodes that have all refused us, or that we cannot reach from our socket.
 
         Raises:
           TrustError: they have.
+          PeerUnavailable: we cannot.
         """
         await self._joining.wait_joined_or_refused()
 
@@ -198,7 +208,7 @@ class DhtService:
             self._add(Contact(node_id=link.node_id, endpoint=link.proven_endpoint))
             return
         try:
-            address = numeric_endpoint(link.endpoint)
+            address = told_address(link.endpoint, link.peer_host)
         except ValueError:
             return
         claimed = Contact(node_id=link.node_id, endpoint=format_endpoint(address))
@@ -259,8 +269,24 @@ class DhtService:
         contacts: list[Contact] = []
         for record in sorted(records, key=lambda record: distance(record.node_id, key)):
             assert record.endpoint is not None  # withdrawn ones are left out
-            contacts.append(Contact(node_id=record.node_id, endpoint=record.endpoint))
+            contacts.append(Contact(node_id=record.node_id, endpoint=self._scoped(record.node_id, record.endpoint)))
         return contacts
+
+    def _scoped(self, owner: NodeId, endpoint: str) -> str:
+        """The endpoint of a value; a link-local one with the scope by which we know its owner, or else everybody.
+
+        A value is the same for all who hold it, so it cannot say on which of our links its owner is.
+        """
+        try:
+            host, port = numeric_endpoint(endpoint)
+        except ValueError:
+            return endpoint  # dialing says what is wrong with it
+        if not is_link_local(host):
+            return endpoint
+        known = self._table.get(owner)
+        contacts = self._table.contacts() if known is None else [known]
+        scopes = {scope_of(parse_endpoint(contact.endpoint)[0]) for contact in contacts} - {None}
+        return f"[{without_scope(host)}%{scopes.pop()}]:{port}" if len(scopes) == 1 else endpoint
 
     def advertised(self, key: bytes, kind: Kind, metadata: Mapping[str, object]) -> AbstractAsyncContextManager[None]:
         """Be found under a key for the length of the block."""

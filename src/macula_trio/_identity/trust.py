@@ -22,7 +22,7 @@ from macula_trio._identity.keys import MALFORMED_CERTIFICATE, Credentials, spki_
 from macula_trio._identity.proof import Side
 from macula_trio._ids import NodeId
 from macula_trio._trust import Trust
-from macula_trio._util import clip, format_endpoint, numeric_endpoint
+from macula_trio._util import clip, format_endpoint, numeric_endpoint, without_scope
 from macula_trio.errors import ErrorCode, TrustError
 
 OWNERS_REMEMBERED: Final = 4096  # whose certificates were good: values of one owner come again and again
@@ -182,7 +182,8 @@ class TrustJudge:
         if endpoint is None:
             raise TrustError("it announces no endpoint, on which its name depends", code=ErrorCode.UNTRUSTED)
         try:
-            found: object = name(format_endpoint(numeric_endpoint(endpoint)))
+            host, port = numeric_endpoint(endpoint)
+            found: object = name(format_endpoint((without_scope(host), port)))  # as others write it, too
         except (ValueError, LookupError) as exc:
             raise TrustError(f"nobody is known by a name at {clip(endpoint)}", code=ErrorCode.UNTRUSTED) from exc
         except Exception as exc:  # the function is the application's, and we are in the midst of a peer's bytes

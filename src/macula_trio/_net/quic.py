@@ -42,7 +42,7 @@ from macula_trio._net.credit import WINDOW_UNPROVEN_BYTES, InboundCredit
 from macula_trio._net.fairness import WORK_BURST, WORK_PER_S, Fairness
 from macula_trio._net.timers import Timers
 from macula_trio._peer.budget import TokenBucket
-from macula_trio._util import Address, is_loopback
+from macula_trio._util import Address, Path, format_endpoint, is_loopback, path_address
 from macula_trio.abc import DatagramSocket
 from macula_trio.errors import ErrorCode
 
@@ -165,7 +165,7 @@ class Connection:
         quic: QuicConnection,
         secrets: _Secrets,
         *,
-        path: Address,
+        path: Path,
         is_dialed: bool,
         deadline: float,
     ) -> None:
@@ -282,6 +282,10 @@ class QuicEndpoint:
         """Datagrams that the system did not take."""
         return self._socket.datagrams_lost
 
+    def obstacle(self, host: str) -> str | None:
+        """Why dialing a numeric host from here is of no use; None when it may be."""
+        return self._socket.obstacle(host)
+
     @property
     def connections(self) -> int:
         """Connections that have not ended, those that are closing included."""
@@ -388,14 +392,15 @@ class QuicEndpoint:
 
     # -- datagrams in ---------------------------------------------------------------------------------------------
 
-    def _route(self, data: bytes, source: Address, now: float) -> None:
+    def _route(self, data: bytes, source: Path, now: float) -> None:
         connection = self._by_cid.get(_destination_cid(data))
         if connection is None:
             try:
                 connection = self._greet(data, source, now)
             except Exception as exc:  # aioquic again, on the rawest bytes of all
                 self.counters.datagrams_unroutable += 1
-                logger.warning("a datagram from %s:%d led to %s: %s", *source, type(exc).__name__, exc)
+                whence = format_endpoint(path_address(source))
+                logger.warning("a datagram from %s led to %s: %s", whence, type(exc).__name__, exc)
             if connection is None:
                 return
         if not connection.is_dialed and not connection._binding and source != connection.path:
@@ -423,7 +428,7 @@ class QuicEndpoint:
             self._read[connection] = None
             self._work.set()
 
-    def _greet(self, data: bytes, source: Address, now: float) -> Connection | None:
+    def _greet(self, data: bytes, source: Path, now: float) -> Connection | None:
         """Decide about a datagram that belongs to no connection: only a full-size Initial may make one."""
         header = _initial_header(data)
         if header is None or header.version is None:
@@ -437,7 +442,7 @@ class QuicEndpoint:
             )
             self._socket.send_batch([(answer, source)])
             return None
-        verdict = self._admission.judge(source, has_token=bool(header.token))
+        verdict = self._admission.judge(path_address(source), has_token=bool(header.token))
         if verdict is Verdict.ACCEPT:
             return self._accept_connection(header, (header.destination_cid, None), source, len(data), now)
         original_cid = self._validate_address(header, source, now) if verdict is Verdict.VALIDATE else None
@@ -445,7 +450,7 @@ class QuicEndpoint:
             self.counters.connections_refused += 1
         if original_cid is None:
             return None
-        may_come, must_go = self._admission.make_room(source)
+        may_come, must_go = self._admission.make_room(path_address(source))
         if not may_come:
             self.counters.connections_refused += 1
             return None
@@ -453,7 +458,7 @@ class QuicEndpoint:
             self._close(must_go, CloseReason.CLOSED_BY_US, ErrorCode.LIMIT_EXCEEDED, error_code=1)
         return self._accept_connection(header, (original_cid, header.destination_cid), source, len(data), now)
 
-    def _validate_address(self, header: QuicHeader, source: Address, now: float) -> bytes | None:
+    def _validate_address(self, header: QuicHeader, source: Path, now: float) -> bytes | None:
         """Demand a Retry, or check the token of one (RFC 9000, section 8.1.2)."""
         assert header.version is not None
         if header.token:
@@ -483,7 +488,7 @@ class QuicEndpoint:
         return None
 
     def _accept_connection(
-        self, header: QuicHeader, cids: tuple[bytes, bytes | None], source: Address, first_bytes: int, now: float
+        self, header: QuicHeader, cids: tuple[bytes, bytes | None], source: Path, first_bytes: int, now: float
     ) -> Connection:
         size = min(self._datagram_bytes(source), first_bytes)
         configuration, secrets = self._configure(is_client=False, size=size)
@@ -494,7 +499,7 @@ class QuicEndpoint:
         )
         connection = Connection(self, quic, secrets, path=source, is_dialed=False, deadline=now + HANDSHAKE_DEADLINE_S)
         self._adopt(connection, header.destination_cid, quic.host_cid)
-        self._admission.opened(connection, source)
+        self._admission.opened(connection, path_address(source))
         self.counters.connections_accepted += 1
         connection._handler = self._accept(connection)
         return connection
@@ -531,7 +536,7 @@ class QuicEndpoint:
         self._mark_written(connection)
         return connection
 
-    def _datagram_bytes(self, peer: Address) -> int:
+    def _datagram_bytes(self, peer: Path) -> int:
         large = self._socket.large_datagrams and is_loopback(peer[0])
         return DATAGRAM_BYTES_LOOPBACK if large else DATAGRAM_BYTES
 
@@ -633,7 +638,8 @@ class QuicEndpoint:
             if connection not in self._connections:
                 return  # broken before, counted then
             self.counters.connections_broken += 1
-            logger.warning("connection with %s:%d broken by %s: %s", *connection.path, type(exc).__name__, exc)
+            peer = format_endpoint(path_address(connection.path))
+            logger.warning("connection with %s broken by %s: %s", peer, type(exc).__name__, exc)
             logger.debug("traceback of the broken connection", exc_info=True)
             self._abandon(connection, f"{type(exc).__name__}: {exc}")
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
+import attrs
 import trio
 
+from macula_trio._addresses import with_route
 from macula_trio._events import EventBus
 from macula_trio._net.quic import CONTROL_STREAM, CloseReason, Connection, ConnectionHandler, QuicEndpoint
 from macula_trio._peer.handshake import LocalParty
 from macula_trio._peer.link import LinkContext, QuicLink
-from macula_trio._util import Address, format_endpoint
+from macula_trio._util import Address, format_endpoint, path_address
 from macula_trio._wire.messages import Ping, Pong
 from macula_trio.abc import DatagramNetwork
-from macula_trio.errors import ErrorCode, MeshError, PeerUnavailable, no_answer
+from macula_trio.errors import ErrorCode, MeshError, NotSent, PeerUnavailable, no_answer
 
 IDLE_TIMEOUT_S: Final = 10.0  # of a connection that lives for one frame
 
@@ -29,7 +31,7 @@ class _Bare:
 
     def require_live(self) -> None:
         if self._lost is not None:
-            raise PeerUnavailable(f"peer at {format_endpoint(self.connection.path)}: {self._lost}")
+            raise PeerUnavailable(f"peer at {format_endpoint(path_address(self.connection.path))}: {self._lost}")
 
     def handshake_completed(self) -> None:
         self.settled.set()
@@ -52,7 +54,7 @@ def _refuse_everybody(connection: Connection) -> ConnectionHandler:
 async def send_once(
     network: DatagramNetwork,
     party: LocalParty,
-    address: Address,
+    addresses: Sequence[Address],
     frame: bytes,
     *,
     linger_s: float,
@@ -64,41 +66,81 @@ async def send_once(
     Under `Trust.unverified` exactly that; else CONNECT and a verified PONG come first, and the linger is cut short
     when a PING behind the frame is answered.
 
+    Args:
+      network: where a socket comes from.
+      party: what we say of ourselves.
+      addresses: of the peer: those without a route are left out, and each of the others is tried in turn until one
+        answers; the frame is written once.
+      frame: encoded.
+      linger_s: in seconds.
+      dial_deadline_s: for each address.
+      random_bytes: for connection ids.
+
     Raises:
       PeerUnavailable: nobody answered, or the connection ended before the end of the linger.
       TrustError: one of the two sides refused the other.
       OSError: no socket is to be had.
     """
-    socket = await network.bind(("::" if ":" in address[0] else "0.0.0.0", 0))
-    endpoint = QuicEndpoint(
-        socket,
-        party.credentials,
-        accept=_refuse_everybody,
-        idle_timeout_s=IDLE_TIMEOUT_S,
-        random_bytes=random_bytes,
-    )
     failure: MeshError | None = None
-    try:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(endpoint.serve)
-            try:
-                with trio.fail_after(dial_deadline_s):
-                    connected = await _connect(endpoint, party, address, network)
-                await _deliver(connected, frame, linger_s)
-            except trio.TooSlowError:
-                failure = no_answer(format_endpoint(address), dial_deadline_s)
-            except MeshError as exc:
-                failure = exc
-            nursery.cancel_scope.cancel()
-    finally:
-        socket.close()
+    for address in with_route(network, addresses):
+        attempt = _Attempt(party, address, frame, linger_s=linger_s, dial_deadline_s=dial_deadline_s)
+        failure = await attempt.run(network, random_bytes)
+        if attempt.has_connected or not isinstance(failure, PeerUnavailable):
+            break
     if failure is not None:
-        raise failure  # outside of the nursery, which would wrap it into a group
+        raise failure
+
+
+@attrs.define(eq=False)
+class _Attempt:
+    """One address of the peer.
+
+    Attributes:
+      has_connected: whether the frame may have been written.
+    """
+
+    party: LocalParty
+    address: Address
+    frame: bytes
+    linger_s: float = attrs.field(kw_only=True)
+    dial_deadline_s: float = attrs.field(kw_only=True)
+    has_connected: bool = attrs.field(default=False, init=False)
+
+    async def run(self, network: DatagramNetwork, random_bytes: Callable[[int], bytes]) -> MeshError | None:
+        """Give the failure; it is not raised, because a nursery would wrap it into a group."""
+        socket = await network.bind(("::" if ":" in self.address[0] else "0.0.0.0", 0))
+        endpoint = QuicEndpoint(
+            socket,
+            self.party.credentials,
+            accept=_refuse_everybody,
+            idle_timeout_s=IDLE_TIMEOUT_S,
+            random_bytes=random_bytes,
+        )
+        failure: MeshError | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(endpoint.serve)
+                try:
+                    with trio.fail_after(self.dial_deadline_s):
+                        connected = await _connect(endpoint, self.party, self.address, network)
+                    self.has_connected = True
+                    await _deliver(connected, self.frame, self.linger_s)
+                except trio.TooSlowError:
+                    failure = no_answer(format_endpoint(self.address), self.dial_deadline_s)
+                except MeshError as exc:
+                    failure = exc
+                nursery.cancel_scope.cancel()
+        finally:
+            socket.close()
+        return failure
 
 
 async def _connect(
     endpoint: QuicEndpoint, party: LocalParty, address: Address, network: DatagramNetwork
 ) -> QuicLink | _Bare:
+    obstacle = endpoint.obstacle(address[0])
+    if obstacle is not None:
+        raise NotSent(f"{format_endpoint(address)} cannot be reached: {obstacle}")
     if party.trust.kind == "unverified":
         bares: list[_Bare] = []
 

@@ -34,7 +34,7 @@ from macula_trio._peer.handshake import (
     make_pong,
 )
 from macula_trio._peer.one_stream import OneStream
-from macula_trio._util import Address, clip, format_endpoint, numeric_endpoint
+from macula_trio._util import Address, clip, format_endpoint, path_address, told_address
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import FrameDecoder, decode_message, encode_message
 from macula_trio._wire.correlation import REPLIES, correlation_of
@@ -212,7 +212,7 @@ class QuicLink:
         if self.endpoint is None:
             return None
         try:
-            announced = numeric_endpoint(self.endpoint)
+            announced = told_address(self.endpoint, self.peer_host)
         except ValueError:
             return None
         return format_endpoint(announced) if announced == self.peer_address else None
@@ -225,7 +225,7 @@ class QuicLink:
     @property
     def peer_address(self) -> Address:
         """Where its datagrams come from."""
-        return self._connection.path
+        return path_address(self._connection.path)
 
     @property
     def peer_host(self) -> str:

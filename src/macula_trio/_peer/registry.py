@@ -222,6 +222,10 @@ class LinkRegistry:
             links.append(QuicLink(self._context, connection, expected=expected))
             return links[0]
 
+        obstacle = self._endpoint.obstacle(address[0])
+        if obstacle is not None:  # the fault is ours, so it does not count as one of the endpoint's failures
+            dial.error = NotSent(f"{format_endpoint(address)} cannot be reached: {obstacle}")
+            return
         try:
             check = self._party.judge.server_check(format_endpoint(address))
         except TrustError as exc:

@@ -100,22 +100,27 @@ class Carrier:
 
     # -- sockets --------------------------------------------------------------------------------------------------
 
-    def open(self, address: Address) -> SimSocket:
+    def open(self, address: Address, owned: tuple[str, ...]) -> SimSocket:
         """Bind a socket.
 
+        Args:
+          address: what it says of itself.
+          owned: the addresses at which it is reached.
+
         Raises:
-          OSError: the address is in use.
+          OSError: an address is in use.
         """
-        if address in self.sockets:
+        socket = SimSocket(address, owned=owned, counts=self._counts, carry=self.carry, unbind=self.unbind)
+        if any(each in self.sockets for each in socket.reached_at):
             raise OSError(errno.EADDRINUSE, f"cannot listen on {format_endpoint(address)}: Address already in use")
-        socket = SimSocket(address, counts=self._counts, carry=self.carry, unbind=self.unbind)
-        self.sockets[address] = socket
+        self.sockets.update(dict.fromkeys(socket.reached_at, socket))
         return socket
 
     def unbind(self, socket: SimSocket) -> None:
-        """Free the address of a socket, unless that has lost it already."""
-        if self.sockets.get(socket.address) is socket:
-            del self.sockets[socket.address]
+        """Free the addresses of a socket, unless that has lost them already."""
+        for address in socket.reached_at:
+            if self.sockets.get(address) is socket:
+                del self.sockets[address]
 
     # -- hosts ----------------------------------------------------------------------------------------------------
 
@@ -132,10 +137,10 @@ class Carrier:
     def move(self, before: str, host: str) -> None:
         """Let a free address be the one of a host instead of another, with all its sockets."""
         self.settle(self._names.pop(before), host)
-        for socket in self.sockets.values():
-            if socket.address[0] == before:
-                socket.move((host, socket.address[1]))
-        self.sockets = {socket.address: socket for socket in self.sockets.values()}
+        for (own, _), socket in self.sockets.items():
+            if own == before:
+                socket.move(before, host)
+        self.sockets = {(host if own == before else own, port): socket for (own, port), socket in self.sockets.items()}
 
     # -- datagrams ------------------------------------------------------------------------------------------------
 
@@ -192,7 +197,7 @@ class Carrier:
             self._sequence += 1
             if socket is None:
                 self._counts.lost["unreachable"] += 1
-            elif not socket.arrive(due, self._sequence, data, route.source):
+            elif not socket.arrive(due, self._sequence, data, route.source, route.target[0]):
                 self._counts.lost["inbox"] += 1
 
     def _find_route(self, source: Address, target: Address) -> _Route:

@@ -331,7 +331,7 @@ def _bootstrap(entry: str) -> Bootstrap:
     return Bootstrap(node_id, format_endpoint(address))
 
 
-async def _resolve(endpoint: str) -> str:
+async def _resolve(endpoint: str) -> list[str]:
     """Hosts of this network have no names but in faults."""
     await trio.lowlevel.checkpoint()
-    return endpoint
+    return [endpoint]

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import trio
 
 from macula_trio._store.memory import MemoryStorage
-from macula_trio._util import PORT_MAX, Address, format_endpoint, is_numeric, is_unspecified
+from macula_trio._util import PORT_MAX, Address, format_endpoint, is_numeric, is_unspecified, numeric_host
 from macula_trio.abc import DatagramNetwork, Storage
 from macula_trio.testing._carrier import Carrier, SimStatistics, Tap
 from macula_trio.testing._faults import Conditions, LinkModel
@@ -35,10 +35,11 @@ class SimHost:
     Made by `SimNetwork.host`.
     """
 
-    def __init__(self, network: SimNetwork, name: str, address: str) -> None:
+    def __init__(self, network: SimNetwork, name: str, address: str, also: tuple[str, ...]) -> None:
         self._network = network
         self._name = name
         self._address = address
+        self._also = also
         self._is_up = True
         self._boots = 0
         self._clock_skew_ms = 0
@@ -51,8 +52,13 @@ class SimHost:
 
     @property
     def address(self) -> str:
-        """Numeric, without a port."""
+        """Numeric, without a port; the first when it has several."""
         return self._address
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All of them."""
+        return (self._address, *self._also)
 
     @property
     def is_up(self) -> bool:
@@ -62,7 +68,8 @@ class SimHost:
     @property
     def sockets(self) -> list[SimSocket]:
         """Those that are open, in the order of binding."""
-        return [socket for (host, _), socket in self._network._carrier.sockets.items() if host == self._address]
+        found = self._network._carrier.sockets.items()
+        return list(dict.fromkeys(socket for (host, _), socket in found if host in self.addresses))
 
     @property
     def clock_skew_ms(self) -> int:
@@ -77,30 +84,38 @@ class SimHost:
     # -- what runs on it sees -------------------------------------------------------------------------------------
 
     async def bind(self, address: Address) -> SimSocket:
-        """Open a socket on the host's address, which ``0.0.0.0`` stands for too.
+        """Open a socket on an address of the host, or on several.
+
+        A wildcard stands for the only address of a host; when it has several, ``0.0.0.0`` for those of IPv4, and
+        ``::`` for all.
 
         Raises:
           OSError: the address is in use or not ours, or the host is down.
         """
         await trio.lowlevel.checkpoint()
         host, port = address
-        if is_unspecified(host):
-            host = self._address
-        if host != self._address:
+        owned = self._owned(host)
+        if not owned:
             raise OSError(errno.EADDRNOTAVAIL, f"cannot listen on {format_endpoint(address)}: not {self._name}'s")
-        return self._open(port)
+        return self._open(host, owned, port)
 
-    async def resolve(self, host: str, *, like: str | None = None) -> str:
+    def _owned(self, host: str) -> tuple[str, ...]:
+        if not is_unspecified(host):
+            return tuple(own for own in self.addresses if own == host)
+        return tuple(own for own in self.addresses if ":" in host or ":" not in own or not self._also)
+
+    async def resolve(self, host: str) -> list[str]:
         """Look the name up in the network.
 
         Raises:
           OSError: no such name.
         """
-        return await self._network.resolve(host, like=like)
+        return await self._network.resolve(host)
 
     def source_host(self, peer: Address) -> str:
-        """Its only address."""
-        return self._address
+        """Its first address of the same family, or its first one."""
+        is_v6 = ":" in peer[0]
+        return next((own for own in self.addresses if (":" in own) == is_v6), self._address)
 
     def wall_clock_ms(self) -> int:
         """The network's, and what this host's clock is wrong by."""
@@ -158,11 +173,13 @@ class SimHost:
         self._address = address
         self._network.tell("fault.address", host=self._name, before=before, address=address)
 
-    def _open(self, port: int) -> SimSocket:
+    def _open(self, host: str, owned: tuple[str, ...], port: int) -> SimSocket:
+        if len(owned) == 1:
+            (host,) = owned
         if not self._is_up:
-            where = format_endpoint((self._address, port))
+            where = format_endpoint((host, port))
             raise OSError(errno.ENETDOWN, f"cannot listen on {where}: {self._name} is down")
-        return self._network._open(self._address, port)
+        return self._network._carrier.open((host, port or self._network._free_port(owned)), owned)
 
     def _end_everything(self) -> None:
         for socket in self.sockets:
@@ -196,7 +213,8 @@ class SimNetwork(FaultyNetwork):
       seed: of all chance.
       link: the path between any two hosts; `set_link` makes exceptions.
       latency_s: how long every datagram takes, when ``link`` is not given.
-      hosts: names and the addresses that they resolve to; the names of hosts made by `host` are known anyway.
+      hosts: names and the addresses that they resolve to, one or several, the first first; the names of hosts made by
+        `host` are known anyway.
       tap: called with (source, target, data) for every datagram that is sent, before anything happens to it; what it
         returns is carried instead (None drops it).
     """
@@ -207,13 +225,13 @@ class SimNetwork(FaultyNetwork):
         seed: int = 0,
         link: LinkModel | None = None,
         latency_s: float = 0.001,
-        hosts: Mapping[str, str] | None = None,
+        hosts: Mapping[str, str | Sequence[str]] | None = None,
         tap: Tap | None = None,
     ) -> None:
         conditions = Conditions(seed, link or LinkModel(latency_s=latency_s))
         self._carrier = Carrier(conditions, tap)
         super().__init__(conditions, self._carrier.release)
-        self._addresses = dict(hosts or {})
+        self._addresses = {name: [it] if isinstance(it, str) else list(it) for name, it in (hosts or {}).items()}
         self._hosts: dict[str, SimHost] = {}
         self._next_port = FIRST_FREE_PORT
         self._next_host = FIRST_FREE_HOST
@@ -234,12 +252,13 @@ class SimNetwork(FaultyNetwork):
 
     # -- hosts ----------------------------------------------------------------------------------------------------
 
-    def host(self, name: str, address: str | None = None) -> SimHost:
+    def host(self, name: str, address: str | None = None, *, also: Sequence[str] = ()) -> SimHost:
         """Get the machine of this name, or make it.
 
         Args:
           name: found by `resolve`, too; a numeric one is also its address.
           address: numeric; a free one by default.
+          also: further addresses, such as one of the other family.
 
         Raises:
           ValueError: the host has another address, the address is another host's, or not one of a single host.
@@ -248,12 +267,16 @@ class SimNetwork(FaultyNetwork):
         if known is not None:
             if address not in (None, known.address):
                 raise ValueError(f"address: {name} has {known.address}; move it by change_address({address!r})")
+            if tuple(also) not in ((), known.addresses[1:]):
+                raise ValueError(f"also: {name} has {', '.join(known.addresses)}")
             return known
         if address is None:
-            address = name if is_numeric(name) else self._addresses.get(name) or self._free_host()
-        self._require_free(address)
-        self._carrier.settle(name, address)
-        host = self._hosts[name] = SimHost(self, name, address)
+            given = [name] if is_numeric(name) else self._addresses.get(name) or [self._free_host()]
+            address, also = given[0], [*given[1:], *also]
+        for each in (address, *also):
+            self._require_free(each)
+            self._carrier.settle(name, each)
+        host = self._hosts[name] = SimHost(self, name, address, tuple(also))
         return host
 
     async def bind(self, address: Address) -> SimSocket:
@@ -265,29 +288,27 @@ class SimNetwork(FaultyNetwork):
         await trio.lowlevel.checkpoint()
         host, port = address
         if is_unspecified(host):
-            port = port or self._free_port(host)
+            port = port or self._free_port((host,))
             host = _wildcard_host(port)
         name = self._carrier.name_at(host) or host
-        if not is_numeric(host) or self.host(name).address != host:
+        if not is_numeric(host) or host not in self.host(name).addresses:
             raise OSError(errno.EADDRNOTAVAIL, f"cannot listen on {format_endpoint(address)}: no host has this address")
-        return self.host(name)._open(port)
+        return self.host(name)._open(host, (host,), port)
 
-    async def resolve(self, host: str, *, like: str | None = None) -> str:
+    async def resolve(self, host: str) -> list[str]:
         """Look the name up among ``hosts`` and the machines.
 
         Raises:
-          OSError: no such name, or none of the family of ``like``.
+          OSError: no such name.
         """
         await trio.lowlevel.checkpoint()
         if is_numeric(host):
-            return host
+            return [numeric_host(host)]
         machine = self._hosts.get(host)
-        found = self._addresses.get(host) if machine is None else machine.address
-        if found is None:
+        found = self._addresses.get(host) if machine is None else machine.addresses
+        if not found:
             raise OSError(-2, f"cannot find host {host!r}: not a host of this network")
-        if like is not None and (":" in like) != (":" in found):
-            raise OSError(-2, f"cannot find host {host!r}: it has no address such as {like}")
-        return found
+        return list(found)
 
     def source_host(self, peer: Address) -> str:
         """Loopback: sockets of this network are never bound to a wildcard."""
@@ -304,16 +325,14 @@ class SimNetwork(FaultyNetwork):
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
-    def _open(self, host: str, port: int) -> SimSocket:
-        return self._carrier.open((host, port or self._free_port(host)))
-
-    def _free_port(self, host: str) -> int:
+    def _free_port(self, hosts: Sequence[str]) -> int:
         for _ in range(FIRST_FREE_PORT, PORT_MAX + 1):
             port = self._next_port
             self._next_port = port + 1 if port < PORT_MAX else FIRST_FREE_PORT
-            if (_wildcard_host(port) if is_unspecified(host) else host, port) not in self._carrier.sockets:
+            wanted = [(_wildcard_host(port) if is_unspecified(host) else host, port) for host in hosts]
+            if not any(address in self._carrier.sockets for address in wanted):
                 return port
-        raise OSError(errno.EADDRINUSE, f"cannot listen on {format_endpoint((host, 0))}: no port is free")
+        raise OSError(errno.EADDRINUSE, f"cannot listen on {format_endpoint((hosts[0], 0))}: no port is free")
 
     def _free_host(self) -> str:
         while self._next_host < LAST_FREE_HOST:

@@ -14,6 +14,7 @@ from typing import Final
 
 import trio
 
+from macula_trio._net.fragments import never_fragment
 from macula_trio._store.memory import MemoryStorage
 from macula_trio._util import Address, format_endpoint, is_numeric
 
@@ -34,6 +35,7 @@ class UdpSocket:
         self._address: Address = (host, port)
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
+        never_fragment(sock)
         self._large = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= LARGE_BUFFER_BYTES
 
     @property

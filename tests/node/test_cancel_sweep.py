@@ -9,7 +9,7 @@ import pytest
 import trio
 
 import macula_trio as macula
-from macula_trio.testing import SimNetwork, open_mesh
+from macula_trio.testing import LinkModel, SimNetwork, open_mesh
 
 REALM = "org.example.test"
 GUEST = macula.Identity.from_seed(bytes(32))
@@ -67,6 +67,16 @@ async def a_node_with_both(network: SimNetwork, nodes: list[macula.Node]) -> Asy
         yield node
 
 
+@asynccontextmanager
+async def a_node_on_a_small_path(network: SimNetwork, nodes: list[macula.Node]) -> AsyncGenerator[macula.Node, None]:
+    """Its dial becomes a race of two connections, which may be cancelled before, within and after it."""
+    network.set_link(LinkModel(mtu_bytes=1372), source="10.9.9.9")
+    async with a_node(network, nodes) as node:
+        assert node._quic is not None
+        assert node._quic.counters.connections_raced > 0
+        yield node
+
+
 # What the nodes that stay may be asking of the one that has just gone, until the question times out.
 QUESTIONS = ("ask ", "dial ", "check ", "repair ", "STORE ")
 
@@ -106,7 +116,7 @@ async def run_once(block: Block, step: float, network: SimNetwork, nodes: list[m
 
 
 @pytest.mark.timeout(240)  # hundreds of runs
-@pytest.mark.parametrize("block", [a_provider, a_subscriber, a_node_with_both])
+@pytest.mark.parametrize("block", [a_provider, a_subscriber, a_node_with_both, a_node_on_a_small_path])
 async def test_cancelled_at_any_step_nothing_is_left(block: Block, autojump_clock: trio.testing.MockClock) -> None:
     network = SimNetwork()
     async with open_mesh(3, network=network) as nodes:

@@ -12,6 +12,7 @@ import enum
 import io
 import logging
 import ssl
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf
@@ -39,10 +40,11 @@ from macula_trio._identity.proof import channel_binding
 from macula_trio._identity.trust import ServerCheck
 from macula_trio._net.admission import Admission, Verdict
 from macula_trio._net.credit import WINDOW_UNPROVEN_BYTES, InboundCredit
+from macula_trio._net.datagram_sizes import DATAGRAM_BYTES_SMALL, DatagramSizes
 from macula_trio._net.fairness import WORK_BURST, WORK_PER_S, Fairness
 from macula_trio._net.timers import Timers
 from macula_trio._peer.budget import TokenBucket
-from macula_trio._util import Address, Path, format_endpoint, is_loopback, path_address
+from macula_trio._util import Address, Path, format_endpoint, path_address
 from macula_trio.abc import DatagramSocket
 from macula_trio.errors import ErrorCode
 
@@ -50,11 +52,10 @@ logger = logging.getLogger("macula_trio.quic")
 
 ALPN: Final = "macula"
 CONTROL_STREAM: Final = 0  # the dialer's first bidirectional stream (RFC 9000, section 2.1)
-DATAGRAM_BYTES: Final = 1452  # fits IPv6 over Ethernet: 1500 - 40 - 8
-DATAGRAM_BYTES_LOOPBACK: Final = 16_000  # loopback's MTU is larger, and so is aioquic's gain (4.6x one-way)
 HANDSHAKE_DEADLINE_S: Final = 5.0  # for TLS and proof together, of a peer that dialed us
 TIMER_SLACK_S: Final = 1e-6  # waking exactly at get_timer() can livelock aioquic's loss detection
 SUPPORTED_VERSIONS: Final = tuple(QuicConfiguration().supported_versions)
+INITIAL_RTT_S: Final = QuicConfiguration().initial_rtt  # from which aioquic's first time-outs follow
 TURN_S: Final = 0.002  # of work on what was received, before others have their turn
 CONNECTION_ID_BYTES: Final = 8
 FIRST_CONNECTION_ID_BYTES_MIN: Final = 8  # of what a client invents for us (RFC 9000, section 7.2)
@@ -116,6 +117,22 @@ class ConnectionHandler(Protocol):
         ...
 
 
+class _Unheard:
+    """The handler of a connection that was given up, or has yet to win its race."""
+
+    def handshake_completed(self) -> None:
+        """Never comes: what is answered first gets another handler."""
+
+    def stream_data_received(self, stream_id: int, data: bytes, end_stream: bool) -> None:
+        """Neither does this."""
+
+    def stream_reset(self, stream_id: int) -> None:
+        """Nor this."""
+
+    def connection_lost(self, reason: CloseReason, detail: str) -> None:
+        """Nobody waits for it."""
+
+
 class _Secrets(io.StringIO):
     """Collects the two application traffic secrets of one connection, in memory, for the channel binding.
 
@@ -151,6 +168,7 @@ class EndpointCounters:
     datagrams_policed: int = 0
     connections_accepted: int = 0
     connections_dialed: int = 0
+    connections_raced: int = 0  # of those dialed: got a second, smaller one
     connections_refused: int = 0
     connections_broken: int = 0
     retries_demanded: int = 0
@@ -168,10 +186,12 @@ class Connection:
         path: Path,
         is_dialed: bool,
         deadline: float,
+        check: ServerCheck | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._quic = quic
         self._secrets = secrets
+        self._check = check
         self._deadline = deadline  # on Trio's clock; inf once the peer has proven itself
         self._cids: dict[bytes, None] = {}
         self._binding = b""
@@ -236,6 +256,7 @@ class QuicEndpoint:
       idle_timeout_s: a connection silent for so long is gone.
       random_bytes: for connection ids of Retry packets.
       admission: who may dial us; the usual bounds by default.
+      sizes: how large datagrams are; by default what this system and its socket allow.
       keylog: receives lines in the NSS key log format, for Wireshark; None keeps the secrets secret.
     """
 
@@ -249,6 +270,7 @@ class QuicEndpoint:
         random_bytes: Callable[[int], bytes],
         keylog: Callable[[str], None] | None = None,
         admission: Admission[Connection] | None = None,
+        sizes: DatagramSizes[Connection] | None = None,
     ) -> None:
         self._socket = socket
         self._credentials = credentials
@@ -260,6 +282,9 @@ class QuicEndpoint:
         self._by_cid: dict[bytes, Connection] = {}
         self._connections: dict[Connection, None] = {}
         self._admission = admission or Admission()
+        self._sizes = sizes or DatagramSizes(
+            platform=sys.platform, large_buffers=socket.large_datagrams, initial_rtt_s=INITIAL_RTT_S
+        )
         self._written: dict[Connection, None] = {}
         self._read: dict[Connection, None] = {}
         self._work = trio.Event()
@@ -373,7 +398,9 @@ class QuicEndpoint:
             timer = connection._quic.get_timer()
         if connection not in self._connections:
             return  # broken by that
-        due = min(inf if timer is None else timer + TIMER_SLACK_S, connection._deadline)
+        due = min(
+            inf if timer is None else timer + TIMER_SLACK_S, connection._deadline, self._sizes.race_at(connection)
+        )
         if self._timers.arm(connection, due):
             self._timer_kick.set()
 
@@ -384,6 +411,8 @@ class QuicEndpoint:
             if connection._deadline <= now:
                 self._close(connection, CloseReason.HANDSHAKE_TIMEOUT, ErrorCode.HANDSHAKE_TIMEOUT, error_code=1)
                 continue
+            if self._sizes.race_at(connection) <= now:
+                self._race(connection, now)
             with self._contained(connection):
                 connection._quic.handle_timer(now=now)
             self._drain_events(connection)
@@ -415,7 +444,7 @@ class QuicEndpoint:
             connection._withheld += max(0, len(data) - _WITHHELD_FREE)
         with self._contained(connection):
             connection._quic.receive_datagram(data, _DIALED_PEER if connection.is_dialed else source, now=now)
-        self._drain_events(connection)
+        connection = self._drain_events(connection)
         within_bounds = True
         with self._contained(connection):
             within_bounds = connection._credit.update()
@@ -490,7 +519,7 @@ class QuicEndpoint:
     def _accept_connection(
         self, header: QuicHeader, cids: tuple[bytes, bytes | None], source: Path, first_bytes: int, now: float
     ) -> Connection:
-        size = min(self._datagram_bytes(source), first_bytes)
+        size = min(self._sizes.largest(path_address(source)), first_bytes)
         configuration, secrets = self._configure(is_client=False, size=size)
         quic = QuicConnection(
             configuration=configuration,
@@ -521,24 +550,56 @@ class QuicEndpoint:
           check: what its TLS certificate must be; None when the proof alone decides.
         """
         now = trio.current_time()
-        configuration, secrets = self._configure(is_client=True, size=self._datagram_bytes(path))
+        size = self._sizes.to_dial(path, now)
+        connection = self._make_dialed(path, size, check)
+        self.counters.connections_dialed += 1
+        connection._handler = make_handler(connection)
+        self._sizes.dialed(connection, path, size, now)
+        self._connect(connection, now)
+        return connection
+
+    def _make_dialed(self, path: Address, size: int, check: ServerCheck | None) -> Connection:
+        configuration, secrets = self._configure(is_client=True, size=size)
         if check is not None:
             configuration.verify_mode = ssl.CERT_REQUIRED
             configuration.cadata = check.ca_pem
             configuration.server_name = check.name
         quic = QuicConnection(configuration=configuration)
-        connection = Connection(self, quic, secrets, path=path, is_dialed=True, deadline=inf)
+        connection = Connection(self, quic, secrets, path=path, is_dialed=True, deadline=inf, check=check)
         self._adopt(connection, quic.host_cid)
-        self.counters.connections_dialed += 1
-        connection._handler = make_handler(connection)
-        with self._contained(connection):
-            quic.connect(_DIALED_PEER, now=now)
-        self._mark_written(connection)
         return connection
 
-    def _datagram_bytes(self, peer: Path) -> int:
-        large = self._socket.large_datagrams and is_loopback(peer[0])
-        return DATAGRAM_BYTES_LOOPBACK if large else DATAGRAM_BYTES
+    def _connect(self, connection: Connection, now: float) -> None:
+        with self._contained(connection):
+            connection._quic.connect(_DIALED_PEER, now=now)
+        self._mark_written(connection)
+
+    def _race(self, connection: Connection, now: float) -> None:
+        """Dial once more with the smallest datagrams: nothing has come back, maybe because the path carries no more."""
+        rival = self._make_dialed(path_address(connection.path), DATAGRAM_BYTES_SMALL, connection._check)
+        rival._handler = _Unheard()
+        self.counters.connections_raced += 1
+        self._sizes.raced(connection, rival)
+        self._connect(rival, now)
+
+    def _answered(self, connection: Connection) -> Connection:
+        """End the race, if there is one, for what was answered first; returns the connection that goes on.
+
+        Only now, before either side has said who it is: the loser never was a link to anybody.  Whoever dialed holds
+        the first connection of the two, and keeps it: if the rival has won, they exchange what is beneath.
+        """
+        race = self._sizes.answered(connection)
+        if race is None:
+            return connection
+        dialed, rival = race
+        if connection is rival:
+            dialed._quic, rival._quic = rival._quic, dialed._quic
+            dialed._secrets, rival._secrets = rival._secrets, dialed._secrets
+            dialed._credit, rival._credit = rival._credit, dialed._credit
+            dialed._cids, rival._cids = rival._cids, dialed._cids
+            self._by_cid.update(dict.fromkeys(dialed._cids, dialed) | dict.fromkeys(rival._cids, rival))
+        self._close(rival, CloseReason.CLOSED_BY_US, ErrorCode.NORMAL, error_code=0)
+        return dialed
 
     def _configure(self, *, is_client: bool, size: int) -> tuple[QuicConfiguration, _Secrets]:
         secrets = _Secrets(self._keylog)
@@ -565,14 +626,19 @@ class QuicEndpoint:
             self._by_cid[cid] = connection
             connection._cids[cid] = None
 
-    def _drain_events(self, connection: Connection) -> None:
+    def _drain_events(self, connection: Connection) -> Connection:
+        """Act on what aioquic tells; returns the connection that goes on, another one after a race (`_answered`)."""
         while connection in self._connections:
             event: events.QuicEvent | None = None
             with self._contained(connection):
                 event = connection._quic.next_event()
             if event is None:
-                return
-            self._handle_event(connection, event)
+                break
+            if isinstance(event, events.ProtocolNegotiated):
+                connection = self._answered(connection)
+            else:
+                self._handle_event(connection, event)
+        return connection
 
     def _handle_event(self, connection: Connection, event: events.QuicEvent) -> None:
         handler = connection._handler
@@ -586,6 +652,7 @@ class QuicEndpoint:
                 handler.stream_reset(event.stream_id)
         elif isinstance(event, events.HandshakeCompleted):
             connection._binding = connection._secrets.take_binding()
+            self._sizes.completed(connection, trio.current_time())
             if not connection._lost:
                 handler.handshake_completed()
         elif isinstance(event, events.ConnectionIdIssued):
@@ -625,6 +692,9 @@ class QuicEndpoint:
 
     def _tell_lost(self, connection: Connection, reason: CloseReason, detail: str) -> None:
         self._admission.closed(connection)
+        rival = self._sizes.ended(connection)
+        if rival is not None:
+            self._close(rival, CloseReason.CLOSED_BY_US, ErrorCode.NORMAL, error_code=0)
         if not connection._lost and connection._handler is not None:
             connection._lost = True
             connection._handler.connection_lost(reason, detail)

@@ -15,6 +15,7 @@ from typing import Final
 import trio
 
 from macula_trio._net.families import obstacle
+from macula_trio._net.fragments import never_fragment
 from macula_trio._net.paths import (
     from_system,
     interface_number,
@@ -72,6 +73,7 @@ class UdpSocket:
         self._failures = 0  # times in a row that it gave errors only
         self._address = from_system(sock.getsockname())
         self._is_dual = is_unspecified(self._address[0]) and is_dual_stack(sock)
+        never_fragment(sock)
         self._large = ask_for_buffers(sock) >= LARGE_BUFFER_BYTES
         self._receive, self._send = ways(sock, packet_info)
 

@@ -17,7 +17,7 @@ import trio
 
 from macula_trio.testing._faults import Conditions
 
-DATAGRAM_BYTES: Final = 1452  # as in `macula_trio._net.quic` over anything but loopback
+DATAGRAM_BYTES: Final = 1452  # as in `macula_trio._net.datagram_sizes` over anything but loopback
 OVERHEAD_BYTES: Final = 33  # of QUIC around what one datagram carries of a stream, measured on the real link
 SEGMENT_BYTES: Final = DATAGRAM_BYTES - OVERHEAD_BYTES
 ACK_DELAY_S: Final = 0.025  # RFC 9000, section 18.2: how long a peer may wait before it acknowledges

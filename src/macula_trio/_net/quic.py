@@ -182,6 +182,7 @@ class Connection:
         self._credit = InboundCredit(quic)
         self._share = TokenBucket(WORK_PER_S, WORK_BURST)
         self.path = path
+        self.seen_at = path  # of an accepted connection: where the peer is now, wherever it was when it dialed
         self.is_dialed = is_dialed
 
     @property
@@ -357,6 +358,8 @@ class QuicEndpoint:
                 self._socket.send_batch([(data, connection.path) for data, _ in pending])
             else:
                 self._socket.send_batch(pending)
+                if pending:
+                    connection.seen_at = pending[-1][1]
         self._arm(connection)
 
     # -- timers ---------------------------------------------------------------------------------------------------

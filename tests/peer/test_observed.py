@@ -298,8 +298,8 @@ def test_after_a_move_peers_may_speak_at_once() -> None:
     assert chosen.proposal(1.0) == format_endpoint(OTHER_PUBLIC)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "::ffff:0.0.0.0"])
-def test_no_route_makes_it_unspecified(host: str) -> None:
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "::ffff:0.0.0.0", "127.0.0.1", "::1"])
+def test_no_route_makes_it_unspecified_or_what_only_we_can_reach(host: str) -> None:
     chosen = choice()
     assert chosen.route_is(host) is None
     assert chosen.route_is(HERE[0]) is None
@@ -308,6 +308,10 @@ def test_no_route_makes_it_unspecified(host: str) -> None:
 def test_the_first_route_counts_when_there_was_none_to_begin_with() -> None:
     chosen = EndpointChoice("127.0.0.1:9443", port=PORT, route_host=None)
     assert chosen.route_is("10.1.0.1") == "10.1.0.1:9443"
+
+
+def test_a_scope_of_ours_is_not_told() -> None:
+    assert choice().route_is("fe80::7%eth0") == "[fe80::7]:9443"
 
 
 def test_a_route_to_where_we_are_already_is_no_change() -> None:

@@ -182,7 +182,7 @@ class Connection:
         self._credit = InboundCredit(quic)
         self._share = TokenBucket(WORK_PER_S, WORK_BURST)
         self.path = path
-        self.seen_at = path  # of an accepted connection: where the peer is now, wherever it was when it dialed
+        self.seen_at: Address = path[:2]  # of one that was accepted: where the peer is now, wherever it dialed from
         self.is_dialed = is_dialed
 
     @property
@@ -359,7 +359,7 @@ class QuicEndpoint:
             else:
                 self._socket.send_batch(pending)
                 if pending:
-                    connection.seen_at = pending[-1][1]
+                    connection.seen_at = pending[-1][1][:2]
         self._arm(connection)
 
     # -- timers ---------------------------------------------------------------------------------------------------

@@ -84,13 +84,14 @@ class EndpointChoice:
     def route_is(self, host: str) -> str | None:
         """Take our address on the route to the mesh; gives the endpoint to announce when we have moved.
 
-        What peers have seen before is forgotten then: they saw us elsewhere.
+        What peers have seen before is forgotten then: they saw us elsewhere.  A machine that is cut off from every
+        network, so that only loopback is left, has not moved.
         """
-        if host == self._route_host or is_unspecified(host):
+        if host == self._route_host or is_unspecified(host) or is_loopback(host):
             return None
         self._route_host = host
         self._observations.clear()
-        endpoint = format_endpoint((host, self._port))
+        endpoint = format_endpoint((host.partition("%")[0], self._port))  # a scope means something here only
         return None if endpoint == self.endpoint else endpoint
 
     def observed(self, observer: NodeId, host: str, address: Address, now: float) -> None:

@@ -33,6 +33,7 @@ from macula_trio._ids import Contact, NodeId, dht_key
 from macula_trio._net.admission import Admission
 from macula_trio._net.quic import QuicEndpoint
 from macula_trio._net.udp import UdpNetwork
+from macula_trio._peer.announcer import Announcer
 from macula_trio._peer.connector import send_once
 from macula_trio._peer.handshake import LEAF, MSGPACK, LocalParty
 from macula_trio._peer.link import QuicLink
@@ -154,7 +155,10 @@ class Node:
 
     @property
     def endpoint(self) -> str:
-        """``host:port`` where others dial us."""
+        """``host:port`` where others dial us.
+
+        It changes while a node that listens on a wildcard, without ``advertise``, moves (event ``endpoint.changed``).
+        """
         assert self._party.endpoint is not None
         return self._party.endpoint
 
@@ -507,6 +511,24 @@ class Node:
             envelopes_refused=self._rpc.callee.envelopes_refused + self._pubsub.envelopes_refused,
         )
 
+    def _announcer(self, source_host: Callable[[], str], port: int) -> Announcer:
+        """What keeps our endpoint true, when we were given none to announce."""
+        party = self._party
+
+        def problem_with(endpoint: str) -> str | None:
+            return party.judge.own_problem(party.credentials, endpoint=endpoint, now_ms=self._wall_clock_ms())
+
+        announcer = Announcer(
+            party,
+            port=port,
+            events=self._events,
+            source_host=source_host,
+            problem_with=problem_with,
+            moved=self._dht.move,
+        )
+        self._registry.on_observed(announcer.observed)
+        return announcer
+
     def _require_open(self) -> None:
         if not self._is_open:
             raise trio.ClosedResourceError("the block of this node was left")
@@ -586,6 +608,9 @@ async def open_node(
             async with open_service_nursery() as services:
                 await services.start(quic.serve)
                 await services.start(partial(node._registry.serve, quic))
+                if config.advertise is None and is_unspecified(host):
+                    announcer = node._announcer(partial(network.source_host, route or _ANYWHERE), socket.address[1])
+                    services.start_soon(announcer.watch_route, name="watch our address")
                 await services.start(node._rpc.serve)
                 await services.start(node._dht.serve)
                 services.start_soon(node._watch_certificate, name="watch our certificate")

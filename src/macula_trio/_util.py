@@ -203,6 +203,18 @@ def is_loopback(host: str) -> bool:
     return is_numeric(host) and _embedded(ipaddress.ip_address(host)).is_loopback
 
 
+def is_local(host: str) -> bool:
+    """True for numeric addresses that mean nothing, or another thing, elsewhere: loopback, link-local, scoped."""
+    ip = _embedded(ipaddress.ip_address(host))
+    return "%" in host or ip.is_loopback or ip.is_link_local
+
+
+def unmapped(address: Address) -> Address:
+    """The IPv4 address where an IPv6 one means it; other addresses as they are."""
+    host, port = address
+    return str(_embedded(ipaddress.ip_address(host))), port
+
+
 def host_group(host: str) -> str:
     """What of a numeric address one owner has in all: the IPv4 address, or the /64 of an IPv6 one."""
     ip = _embedded(ipaddress.ip_address(host))

@@ -28,7 +28,9 @@ from macula_trio._peer.handshake import (
     make_connect,
     make_pong,
 )
+from macula_trio._peer.observed import read_observed
 from macula_trio._trust import Trust
+from macula_trio._util import is_unspecified
 from macula_trio._wire.codec import decode_message, encode_message, unpack_map
 from macula_trio._wire.frame import HEADER_BYTES, Frame, MessageType
 from macula_trio._wire.messages import Connect, Pong
@@ -66,6 +68,8 @@ def fuzz_one(data: bytes) -> None:
     except RemoteProtocolError:
         return
     assert isinstance(hello, (Connect, Pong))
+    seen_at = read_observed(hello.observed) if isinstance(hello, Pong) else None
+    assert seen_at is None or not is_unspecified(seen_at[0])
     is_relayed = bool(flags & RELAYED)
     policy = Trust.unverified() if flags & UNVERIFIED else Trust.open()
     party = LocalParty(credentials=OWN, instance=b"own instance 16b", realm=REALM, trust=policy)
@@ -132,7 +136,11 @@ def _hellos() -> list[Connect | Pong]:
         to_us = RemoteParty(node_id=OWN.node_id, verified=True)
         to_another = RemoteParty(node_id=STRANGER.node_id, verified=True)
         made += [make_connect(who, binding=BINDING, peer=peer) for peer in (OWN.node_id, None, STRANGER.node_id)]
-        made += [make_pong(who, binding=BINDING, peer=to, timestamp=1, server_time=2) for to in (to_us, to_another)]
+        made += [
+            make_pong(who, binding=BINDING, peer=to, timestamp=1, server_time=2, observed=seen_at)
+            for to in (to_us, to_another)
+            for seen_at in (None, ("192.0.2.9", 9443))
+        ]
     return [*made, _with_a_key_of_nobody()]
 
 

@@ -44,7 +44,7 @@ MESSAGES: Final[tuple[Message, ...]] = (
     wire.Connect(realm_id="r", replaces=ID, **_HELLO),
     wire.Disconnect(reason="normal", message="bye"),
     wire.Ping(timestamp=-1),
-    wire.Pong(timestamp=1, server_time=2, **_HELLO),
+    wire.Pong(timestamp=1, server_time=2, observed="192.0.2.9:9443", **_HELLO),
     _PUBLISH,
     wire.Subscribe(topics=("a.*", "b"), qos=2),
     wire.Unsubscribe(topics=()),

@@ -107,6 +107,22 @@ def test_a_proven_listener_is_known_by_its_answer(dialed: LocalParty | None) -> 
     assert judge_pong(answer, dialed=dialed) == known(LISTENER)
 
 
+def test_an_answer_says_where_the_dialer_is_seen_and_that_proves_nothing() -> None:
+    peer = RemoteParty(node_id=DIALER.credentials.node_id, verified=True)
+    seen_at = ("2001:db8::7", 40_001)
+    answer = make_pong(LISTENER, binding=BINDING, peer=peer, timestamp=5, server_time=6, observed=seen_at)
+    assert travelled(answer).observed == "[2001:db8::7]:40001"
+    assert judge_pong(answer) == judge_pong(attrs.evolve(answer, observed="a lie")) == known(LISTENER)
+    assert pong().observed is None
+
+
+def test_a_node_that_has_moved_says_so_in_every_later_hello() -> None:
+    mover = party(5)
+    mover.endpoint = "198.51.100.7:9443"
+    assert judge_connect(travelled(connect(mover))).endpoint == "198.51.100.7:9443"
+    assert judge_pong(travelled(pong(mover)), dialed=mover).endpoint == "198.51.100.7:9443"
+
+
 def test_a_connect_that_names_nobody_means_the_same_as_zeros() -> None:
     message = connect(to=None)
     assert message.peer_node_id == UNKNOWN_PEER == bytes(32)

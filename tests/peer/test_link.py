@@ -23,10 +23,11 @@ from macula_trio._peer.budget import TokenBucket
 from macula_trio._peer.handshake import HANDSHAKE_PAYLOAD_BYTES_MAX, LocalParty, RemoteParty, make_connect, make_pong
 from macula_trio._peer.link import STREAMS_MAX
 from macula_trio._trust import Trust
-from macula_trio._util import format_endpoint, parse_endpoint
+from macula_trio._util import Address, format_endpoint, parse_endpoint
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import encode_frame, encode_message
-from macula_trio._wire.frame import HEADER, VERSION
+from macula_trio._wire.frame import HEADER, VERSION, MessageType
+from macula_trio._wire.messages import to_body
 from macula_trio.abc import Message
 from macula_trio.errors import (
     ErrorCode,
@@ -296,6 +297,91 @@ def good_pong(recorder: Recorder, peer: Peer, **changes: Any) -> wire.Pong:
 
 def macula_remote(peer: Peer) -> Any:
     return RemoteParty(node_id=peer.node_id, verified=True)
+
+
+# -- where we are seen ------------------------------------------------------------------------------------------------
+
+
+async def observed_by(observed: object) -> list[tuple[str | None, Address]]:
+    """What a dialer takes of a good PONG with this in it, and of one that nobody asked for behind it."""
+    peers: list[Peer] = []
+
+    def answer(recorder: Recorder) -> None:
+        hello = to_body(good_pong(recorder, peers[0]))
+        later = to_body(wire.Pong(timestamp=-1, server_time=0))
+        for body in (hello, later):
+            recorder.write(encode_frame(MessageType.PONG, body | {"observed": observed}))
+
+    async with a_dialer(answer) as (peer, contact, _):
+        peers.append(peer)
+        seen: list[tuple[str | None, Address]] = []
+        peer.registry.on_observed(lambda link, address: seen.append((link.node_id and link.node_id.hex(), address)))
+        link = await peer.registry.link_to(contact)
+        await trio.sleep(0.1)
+        assert link.verified
+        assert not link.is_closed
+        assert peer.refused == {}
+        assert {observer for observer, _ in seen} <= {contact.node_id.hex()}
+        return seen
+
+
+@pytest.mark.parametrize("observed", ["192.0.2.9:40001", b"[::ffff:192.0.2.9]:40001"])
+async def test_a_dialer_hears_where_it_is_seen(observed: object, autojump_clock: trio.testing.MockClock) -> None:
+    assert [address for _, address in await observed_by(observed)] == [("192.0.2.9", 40_001)] * 2
+
+
+@pytest.mark.parametrize(
+    "observed",
+    [
+        None,
+        5,
+        True,
+        b"",
+        b"\xff\xfe:1",
+        b"nonsense",
+        b"node.example.org:1",
+        b"0.0.0.0:9443",
+        b"[::]:9443",
+        b"224.0.0.1:9443",
+        b"192.0.2.9:0",
+        b"192.0.2.9:1" + b"/" * 12_000,
+        [b"192.0.2.9:1"],
+        [49, 50],
+        {"host": b"192.0.2.9"},
+    ],
+)
+async def test_a_bad_word_about_it_refuses_nothing(observed: object, autojump_clock: trio.testing.MockClock) -> None:
+    assert await observed_by(observed) == []
+
+
+async def test_who_dials_us_is_told_where_it_is_seen_and_cannot_tell_us(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with a_scene() as scene:
+        seen: list[Address] = []
+        scene.peer.registry.on_observed(lambda _link, address: seen.append(address))
+        recorder = await scene.introduce()
+        hello = recorder.heard()[0]
+        assert isinstance(hello, wire.Pong)
+        assert hello.observed == format_endpoint(host(2))
+        recorder.say(wire.Pong(timestamp=-1, server_time=0, observed="192.0.2.9:40001"))
+        await trio.sleep(0.1)
+        assert not scene.peer.registry.links[-1].is_closed
+        assert seen == []
+
+
+async def test_who_moves_under_a_link_is_told_once_where_it_is_seen_now(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with a_scene() as scene:
+        recorder = await scene.introduce()
+        scene.network.host(host(2)[0]).change_address("10.8.8.8")
+        for number in range(30):  # it has something to say all the time, so the link never falls silent
+            recorder.say(wire.Ping(timestamp=number))
+            await trio.sleep(1)
+        told = [message for message in recorder.heard()[1:] if isinstance(message, wire.Pong)]
+        assert [pong.observed for pong in told if pong.timestamp == -1] == ["10.8.8.8:9443"]
+        assert {pong.observed for pong in told if pong.timestamp != -1} == {None}
 
 
 @named

@@ -27,6 +27,7 @@ from macula_trio._net.quic import CONTROL_STREAM, CloseReason
 from macula_trio._peer.handshake import LocalParty, RemoteParty, make_connect, make_pong
 from macula_trio._peer.link import STREAMS_MAX, LinkContext, LinkState, QuicLink
 from macula_trio._trust import Trust
+from macula_trio._util import Address
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import FrameDecoder, encode_frame, encode_message
 from macula_trio._wire.frame import HEADER, MAX_PAYLOAD, VERSION, MessageType
@@ -78,6 +79,7 @@ HANDLED: Final[tuple[Message, ...]] = (
 OTHERS: Final[tuple[Message, ...]] = (
     wire.Ping(timestamp=5),
     wire.Pong(timestamp=5, server_time=6),
+    wire.Pong(timestamp=-1, server_time=6, observed="192.0.2.9:1"),  # nobody asked for it
     wire.Reply(call_id=ID, result=b"1"),
     wire.FindNodeReply(nodes=(), correlation_id=ID),
     wire.Subscribe(topics=("a",)),  # nobody takes it
@@ -107,6 +109,7 @@ class FakeConnection:
         self.proofs = 0
         self.is_lost = False
         self.reason: CloseReason | None = None
+        self.seen_at = self.path
 
     def write(self, stream_id: int, data: bytes, *, end_stream: bool = False) -> None:
         assert not self.is_lost, "written after the end"
@@ -157,6 +160,7 @@ class Links(RuleBasedStateMachine):
             offended=lambda _link: None,
             opened=self.opened.append,
             closed=self.closed.append,
+            observed=self.observed,
         )
         self.connection = FakeConnection(is_dialed=is_dialed)
         self.link = QuicLink(self.context, self.connection)  # type: ignore[arg-type]  # all that it needs of one
@@ -177,6 +181,11 @@ class Links(RuleBasedStateMachine):
 
     def call_back(self) -> None:
         self.called_back += 1
+
+    def observed(self, link: QuicLink, address: Address) -> None:
+        assert link.is_dialed
+        assert link.verified
+        assert link._state is LinkState.LIVE
 
     def hear(self, stream_id: int, data: bytes, cuts: list[int], *, end: bool = False) -> None:
         """What the pump does with the bytes of a stream: it stops when the connection is lost."""
@@ -299,6 +308,18 @@ class Links(RuleBasedStateMachine):
     def let_time_pass(self, seconds: float) -> None:
         self.clock.jump(seconds)
         self.link.check_alive(trio.current_time(), PATIENCE_S)
+
+    @rule(port=st.integers(1, 3))
+    def see_it_move(self, port: int) -> None:
+        """Nobody is told before the proof, or twice, or who has not dialed us."""
+        before, was_at = len(self.connection.written), self.connection.seen_at
+        self.connection.seen_at = (self.connection.path[0], port)
+        self.link.tell_observed()
+        self.link.tell_observed()
+        is_told = self.link._state is LinkState.LIVE and self.link.verified and not self.connection.is_dialed
+        has_moved = self.connection.seen_at != was_at
+        told = self.connection.written[before:]
+        assert told == [(CONTROL_STREAM, MessageType.PONG)] * (is_told and has_moved)
 
     @rule()
     def send(self) -> None:

@@ -236,6 +236,7 @@ TELLINGS: Final[Mapping[str, Telling]] = {
     "identity.renewed": Telling(words=_said("has a new certificate, valid until {}", "valid_until")),
     "identity.untrusted": Telling(words=_said("would not let itself in: {}", "reason")),
     "trust.reloaded": Telling(words=_said("judges its peers anew, by {}", "policy"), by=("policy",)),
+    "endpoint.changed": Telling(words=_said("is reached at {1}, no more at {0}", "before", "endpoint")),
     "peer.penalized": Telling(
         words=_said("refuses {} for a while: it broke the rules too often", "offender"), by=("offender",)
     ),

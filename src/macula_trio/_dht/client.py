@@ -55,7 +55,7 @@ class DhtSettings:
     """What of `NodeConfig` concerns the DHT.
 
     Attributes:
-      endpoint: where others dial us.
+      endpoint: where others dial us, to begin with.
       bootstraps: the nodes to join by.
     """
 

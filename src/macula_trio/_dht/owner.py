@@ -138,16 +138,21 @@ class ValueOwner:
         self._wall_clock_ms = wall_clock_ms
         self._judge = judge
         self._settings = settings
+        self._endpoint = settings.endpoint
         self._signed: dict[_Place, _Signed] = {}
 
     def renew(self, credentials: Credentials) -> None:
         """Put another certificate chain of the same key beside what is signed from now on."""
         self._credentials = credentials
 
+    def move(self, endpoint: str) -> None:
+        """Sign another endpoint from now on."""
+        self._endpoint = endpoint
+
     async def store(self, key: bytes, kind: Kind, metadata: Mapping[str, object], *, quorum: int = 0) -> StoreReport:
         """Sign a value of ours and store it with the k nodes closest to its key."""
         self.require_storable(key, kind, metadata)
-        report = await self._sign_and_put((key, kind), self._settings.endpoint, metadata)
+        report = await self._sign_and_put((key, kind), self._endpoint, metadata)
         if len(report.stored) < quorum:
             raise QuorumNotReached(stored=len(report.stored), wanted=quorum)
         return report
@@ -162,7 +167,7 @@ class ValueOwner:
         """
         require_key(key)
         # With the longest numbers: what passes here must not be refused later, by everybody at once.
-        record = self._sign((key, kind), self._settings.endpoint, metadata, seq=COUNT_MAX, expires_ms=COUNT_MAX)
+        record = self._sign((key, kind), self._endpoint, metadata, seq=COUNT_MAX, expires_ms=COUNT_MAX)
         if record.size > VALUE_BYTES_MAX:
             raise PayloadTooLarge(size=record.size, limit=VALUE_BYTES_MAX)
 

@@ -93,6 +93,7 @@ class DhtService:
         self._values = ValueStore[Record](keeper(storage))
         reload(self._values, storage, realm=settings.realm, judge=judge, now_ms=wall_clock_ms())
         self._checking: dict[NodeId, None] = {}
+        self._is_telling = self._has_to_tell = False  # our neighbours, that we have moved
         self._background = Background()
         self.client = DhtClient(
             own=self._own,
@@ -188,6 +189,34 @@ class DhtService:
         """Store what we advertise again, with another certificate chain of the same key."""
         self.owner.renew(credentials)
         self._advertiser.renew_all()
+
+    def move(self, endpoint: str) -> None:
+        """Be found at another endpoint: what we advertise is stored anew, and those who know us are told."""
+        self.owner.move(endpoint)
+        self._advertiser.renew_all()
+        self._has_to_tell = not self._settings.leaf
+        if self._has_to_tell and not self._is_telling:
+            self._is_telling = self._background.start_soon(self._tell_neighbours, name="tell our neighbours")
+
+    async def _tell_neighbours(self) -> None:
+        """Dial those who are asked for us anew: a CONNECT says where we are, from there, so they need no more.
+
+        One round after the other: a dial that is under way may have said what was true before.
+        """
+        while self._has_to_tell:
+            self._has_to_tell = False
+            neighbours = {contact.node_id: contact for contact in self._table.closest(self._own)}
+            async with trio.open_nursery() as nursery:
+                for contact in (neighbours | self.client.entry_points).values():
+                    nursery.start_soon(self._tell_neighbour, contact, name=f"tell {contact.node_id.short}")
+        self._is_telling = False
+
+    async def _tell_neighbour(self, contact: Contact) -> None:
+        try:
+            with trio.move_on_after(self._settings.query_deadline_s):
+                await self._transport.dial_endpoint(contact.endpoint, expected=contact.node_id)
+        except (PeerUnavailable, TrustError):
+            pass  # it learns of us when it or we need the other
 
     def judge_again(self) -> None:
         """Forget the nodes and drop the values that the trust policy lets in no more."""

@@ -202,6 +202,7 @@ class Connection:
         self._credit = InboundCredit(quic)
         self._share = TokenBucket(WORK_PER_S, WORK_BURST)
         self.path = path
+        self.seen_at: Address = path[:2]  # of one that was accepted: where the peer is now, wherever it dialed from
         self.is_dialed = is_dialed
 
     @property
@@ -386,6 +387,8 @@ class QuicEndpoint:
                 self._socket.send_batch([(data, connection.path) for data, _ in pending])
             else:
                 self._socket.send_batch(pending)
+                if pending:
+                    connection.seen_at = pending[-1][1][:2]
         self._arm(connection)
 
     # -- timers ---------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from macula_trio._identity.proof import Side, proof_data
 from macula_trio._identity.trust import TrustJudge
 from macula_trio._ids import ID_BYTES, NodeId
 from macula_trio._trust import Trust
+from macula_trio._util import Address, format_endpoint
 from macula_trio._wire.messages import Connect, Pong
 from macula_trio.errors import ErrorCode, OwnIdentity, RealmMismatch, RemoteProtocolError, TrustError
 
@@ -35,7 +36,7 @@ class LocalParty:
     """What we say of ourselves in every CONNECT and PONG.
 
     Attributes:
-      endpoint: where others dial us; None while it is not known.
+      endpoint: where others dial us, which may change (`macula_trio._peer.announcer`); None while it is not known.
       instance: 16 random bytes per run of this node.
       judge: decides by ``trust``.
 
@@ -138,8 +139,25 @@ def accept_connect(party: LocalParty, connect: Connect, *, binding: bytes, now_m
     return _judge(party, connect, "dialer", binding=binding, addressed_to=addressed_to, now_ms=now_ms)
 
 
-def make_pong(party: LocalParty, *, binding: bytes, peer: RemoteParty, timestamp: int, server_time: int) -> Pong:
-    """The listener's answer to an accepted CONNECT; a v0.8 peer reads the two times only."""
+def make_pong(
+    party: LocalParty,
+    *,
+    binding: bytes,
+    peer: RemoteParty,
+    timestamp: int,
+    server_time: int,
+    observed: Address | None = None,
+) -> Pong:
+    """The listener's answer to an accepted CONNECT; a v0.8 peer reads the two times only.
+
+    Args:
+      party: us.
+      binding: of this connection.
+      peer: who dialed us.
+      timestamp: Unix ms.
+      server_time: Unix ms.
+      observed: where the dialer's datagrams come from.
+    """
     peer_node_id = peer.node_id or UNKNOWN_PEER
     return Pong(
         timestamp=timestamp,
@@ -151,6 +169,7 @@ def make_pong(party: LocalParty, *, binding: bytes, peer: RemoteParty, timestamp
         certificate_chain=party.credentials.chain_der,
         peer_node_id=peer_node_id,
         proof=_prove(party, "listener", binding, peer_node_id),
+        observed=None if observed is None else format_endpoint(observed),
     )
 
 

@@ -33,6 +33,7 @@ from macula_trio._peer.handshake import (
     make_connect,
     make_pong,
 )
+from macula_trio._peer.observed import read_observed
 from macula_trio._peer.one_stream import OneStream
 from macula_trio._util import Address, clip, format_endpoint, path_address, told_address
 from macula_trio._wire import messages as wire
@@ -57,6 +58,7 @@ logger = logging.getLogger("macula_trio.link")
 BUFFERED_BYTES_MAX: Final = 4 * 1024 * 1024  # of unfinished frames on all streams of one link
 ASKS_MAX: Final = 4096  # unanswered requests of ours on one link; each is remembered until its end
 STREAMS_MAX: Final = 128  # on which a peer may begin a frame at once: v0.8 uses up to 100, each may hold a frame
+UNASKED: Final = -1  # timestamp of what needs no answer, or is none; questions of callers count from 0 up
 SELVES_MAX: Final = 64  # connections with ourselves that are remembered until our other end has heard of it
 
 _FAREWELLS: Final = (ErrorCode.NORMAL, ErrorCode.CLOSING)
@@ -105,6 +107,7 @@ class LinkContext:
       offended: called when a peer broke the rules of the wire, or brought a false proof.
       opened: called when a link becomes live.
       closed: called when a link that was live has ended.
+      observed: told where a proven peer that we dialed says that it sees us.
     """
 
     party: LocalParty
@@ -115,6 +118,7 @@ class LinkContext:
     offended: Callable[[QuicLink], None]
     opened: Callable[[QuicLink], None]
     closed: Callable[[QuicLink], None]
+    observed: Callable[[QuicLink, Address], None] = lambda _link, _address: None
     counters: LinkCounters = attrs.field(factory=LinkCounters)
     _selves: dict[bytes, None] = attrs.field(factory=dict, init=False)
 
@@ -169,6 +173,7 @@ class QuicLink:
         self._heard_at = trio.current_time()
         self._budget = LinkBudget()
         self._probed_at: float | None = None
+        self._told_address: Address | None = None  # where we told a peer that dialed us that we see it
 
     # -- what others see ----------------------------------------------------------------------------------------
 
@@ -314,7 +319,22 @@ class QuicLink:
             self.close(ErrorCode.SILENT, f"silent for {now - self._heard_at:.1f} s")
         elif self._probed_at is None and (self._pending or self._close_callbacks):
             self._probed_at = now
-            self._write(CONTROL_STREAM, wire.Ping(timestamp=-1))
+            self._write(CONTROL_STREAM, wire.Ping(timestamp=UNASKED))
+
+    def tell_observed(self) -> None:
+        """Tell a proven peer that dialed us where we see it, if that has changed under the link."""
+        seen_at = self._connection.seen_at
+        if self._state is LinkState.LIVE and self.verified and self._told_address not in (None, seen_at):
+            self._told_address = seen_at
+            now_ms = self._context.wall_clock_ms()
+            told = wire.Pong(timestamp=UNASKED, server_time=now_ms, observed=format_endpoint(seen_at))
+            self._write(CONTROL_STREAM, told)
+
+    def _hear_observed(self, pong: wire.Pong) -> None:
+        """Whoever we dialed saw us as others do; who dialed us himself knows only what he dialed."""
+        address = read_observed(pong.observed)
+        if address is not None and self.is_dialed and self.verified and self._state is LinkState.LIVE:
+            self._context.observed(self, address)
 
     def judge_again(self, now_ms: int) -> None:
         """Close a live link whose peer would not be let in today."""
@@ -466,6 +486,7 @@ class QuicLink:
                 remote = accept_pong(party, message, binding=binding, peer=self._expected, now_ms=now_ms)
                 self._context.admit(remote)
                 self._become_live(remote)
+                self._hear_observed(message)
             elif isinstance(message, wire.Connect):
                 self._become_live(self._accept(stream_id, message))
             elif unverified:
@@ -481,7 +502,9 @@ class QuicLink:
         now = self._context.wall_clock_ms()
         remote = accept_connect(party, connect, binding=binding, now_ms=now)
         self._context.admit(remote)
-        self._write(stream_id, make_pong(party, binding=binding, peer=remote, timestamp=now, server_time=now))
+        self._told_address = seen_at = self._connection.seen_at
+        pong = make_pong(party, binding=binding, peer=remote, timestamp=now, server_time=now, observed=seen_at)
+        self._write(stream_id, pong)
         return remote
 
     def _late_connect(self, stream_id: int, connect: wire.Connect) -> None:
@@ -514,7 +537,8 @@ class QuicLink:
 
     def _dispatch(self, stream_id: int, message: Message) -> None:
         if isinstance(message, wire.Pong) and message.timestamp < 0:
-            self._probe_answered(message.timestamp)  # our own probes; questions of callers count from 0 up
+            self._probe_answered(message.timestamp)
+            self._hear_observed(message)
             return
         if isinstance(message, REPLIES):
             key = correlation_of(message)

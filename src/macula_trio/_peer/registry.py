@@ -85,6 +85,7 @@ class LinkRegistry:
         self._dials: dict[tuple[Address, NodeId | None], _Dial] = {}
         self._opened_callbacks: list[Callable[[QuicLink], None]] = []
         self._closed_callbacks: list[Callable[[QuicLink], None]] = []
+        self._observed_callbacks: list[Callable[[QuicLink, Address], None]] = []
         self._endpoint: QuicEndpoint | None = None
         self._background = Background()
         self._dial_limiter = trio.CapacityLimiter(DIALS_MAX)
@@ -102,6 +103,7 @@ class LinkRegistry:
             offended=self._offended,
             opened=self._link_opened,
             closed=self._link_closed,
+            observed=self._observed,
         )
 
     @property
@@ -126,6 +128,10 @@ class LinkRegistry:
         """Call back for every link that was live and has ended."""
         self._closed_callbacks.append(callback)
 
+    def on_observed(self, callback: Callable[[QuicLink, Address], None]) -> None:
+        """Call back whenever a proven peer that we dialed says where it sees us."""
+        self._observed_callbacks.append(callback)
+
     def handle(self, message_type: type[MessageT], handler: MessageHandler[MessageT]) -> None:
         """Hand messages of this type to ``handler``."""
         assert message_type not in self._handlers, f"two handlers for {message_type.__name__}"
@@ -144,6 +150,7 @@ class LinkRegistry:
             now_ms = self._context.wall_clock_ms()
             for link in self.links:
                 link.check_alive(trio.current_time(), self._keepalive_s)
+                link.tell_observed()
                 if link.trusted_until_ms <= now_ms:
                     link.judge_again(now_ms)
 
@@ -337,6 +344,10 @@ class LinkRegistry:
                 del self._live[link.node_id]
         for callback in self._closed_callbacks:
             callback(link)
+
+    def _observed(self, link: QuicLink, address: Address) -> None:
+        for callback in self._observed_callbacks:
+            callback(link, address)
 
     def leave(self) -> None:
         """Say goodbye to everybody and close."""

@@ -60,6 +60,14 @@ def _read_endpoint(value: object) -> str | None:
     return None if value == _NONE_V08 else _read_text(value)
 
 
+def _read_hint(value: object) -> str | None:
+    """A text for whoever can use it: what is none is not there, and refuses nothing."""
+    try:
+        return _read_text(value)
+    except ValueError:
+        return None
+
+
 def _read_blob(value: object) -> bytes:
     if type(value) is bytes:
         return value
@@ -171,6 +179,7 @@ Texts: TypeAlias = Annotated[tuple[str, ...], list_of(Kind(read=_read_text, writ
 SparseTexts: TypeAlias = Annotated[tuple[str, ...], list_of(Kind(read=_read_text, write=_write_text), sparse=True)]
 TextMap: TypeAlias = Annotated[dict[str, str], Kind(read=_read_texts, write=_write_texts)]
 Endpoint: TypeAlias = Annotated[str, Kind(read=_read_endpoint, write=_write_text)]
+Hint: TypeAlias = Annotated[str, Kind(read=_read_hint, write=_write_text)]
 Number: TypeAlias = Annotated[int, _integer(_INT_MIN, _INT_MAX)]
 Count: TypeAlias = Annotated[int, _integer(0, COUNT_MAX)]
 Qos: TypeAlias = Annotated[int, _integer(0, QOS_MAX)]

@@ -17,6 +17,7 @@ from macula_trio._wire.fields import (
     Count,
     Endpoint,
     Flag,
+    Hint,
     Kind,
     Map,
     Maps,
@@ -91,7 +92,11 @@ class Ping(Message):
 
 @attrs.frozen(kw_only=True)
 class Pong(Message):
-    """Answer to PING (v0.8: also to CONNECT); ours to a CONNECT also says who the listener is."""
+    """Answer to PING (v0.8: also to CONNECT); ours to a CONNECT also says who the listener is.
+
+    ``observed``: where the listener sees the dialer, ``host:port``; also in a PONG that nobody asked for, timestamp -1,
+    when that has changed under a link.
+    """
 
     timestamp: Number
     server_time: Number
@@ -102,6 +107,7 @@ class Pong(Message):
     certificate_chain: Blobs | None = None
     proof: Blob | None = None
     peer_node_id: NodeKey | None = None
+    observed: Hint | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -17,7 +17,7 @@ from macula_trio.testing._frame_streams import SEGMENT_BYTES
 HELLO_BYTES: Final = SEGMENT_BYTES  # a client's first packet is padded (RFC 9000, section 14.1), here to the whole MTU
 FLIGHT_BYTES: Final = SEGMENT_BYTES  # the server's certificate and its proof for TLS; padded likewise
 CONNECT_BYTES: Final = SEGMENT_BYTES  # the end of TLS and CONNECT; padded likewise
-PONG_BYTES: Final = 817
+PONG_BYTES: Final = 843
 
 
 class Step(enum.Enum):

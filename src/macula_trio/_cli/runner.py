@@ -6,6 +6,7 @@ import errno
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from math import inf
 from typing import Final
 
@@ -94,24 +95,37 @@ def _addresses() -> Generator[None, None, None]:
 
 
 @asynccontextmanager
-async def open_member(config: NodeConfig, identity: Identity) -> AsyncGenerator[Node, None]:
-    """`open_node` for commands: a bad address is wrong usage."""
+async def open_member(config: NodeConfig, identity: Identity, *, name: str | None = None) -> AsyncGenerator[Node, None]:
+    """`open_node` for commands: a bad address is wrong usage.
+
+    Args:
+      config: of the node.
+      identity: of the node.
+      name: that people have for it, for warnings.
+    """
     if config.trust.kind == "unverified":
-        note("warning: --trust unverified talks to nodes that prove nothing; for closed networks only")
+        warn(name, "--trust unverified talks to nodes that prove nothing; for closed networks only")
     async with AsyncExitStack() as stack:
         with _addresses():
-            node = await stack.enter_async_context(open_node(config, identity=identity, listener=_warn))
+            listener = partial(_tell_event, name)
+            node = await stack.enter_async_context(open_node(config, identity=identity, listener=listener))
         yield node
 
 
-def _warn(event: Event) -> None:
+def warn(name: str | None, text: str) -> None:
+    """Warn whoever runs a node, which may have a name."""
+    note(f"warning: {text}" if name is None else f"warning: {name}: {text}")
+
+
+def _tell_event(name: str | None, event: Event) -> None:
     """What whoever runs a node should mend, before others are lost to it."""
     if event.name == "identity.renewal_due":
-        note(f"warning: our certificate is valid until {event.facts['valid_until']}; renew it: macula-trio realm issue")
+        until = event.facts["valid_until"]
+        warn(name, f"our certificate is valid until {until}; renew it: macula-trio realm issue")
     elif event.name == "identity.untrusted":
-        note(f"warning: others with our --trust would not let us in: {event.facts['reason']}")
+        warn(name, f"others with our --trust would not let us in: {event.facts['reason']}")
     elif event.name == "identity_conflict":
-        note(f"warning: another node, at {event.facts['address']}, runs with our key or ours with its; stop one")
+        warn(name, f"another node, at {event.facts['address']}, runs with our key or ours with its; stop one")
 
 
 @asynccontextmanager

@@ -48,6 +48,7 @@ from macula_trio._cli.realm import realm as realm_commands
 from macula_trio._cli.replay import replay
 from macula_trio._cli.runner import open_client, open_member, resolve, run, warn
 from macula_trio._cli.settings import NODE_SETTINGS
+from macula_trio._cli.signals import deferred
 from macula_trio._cli.sweep import sweep
 from macula_trio._util import Address, format_endpoint
 
@@ -61,7 +62,7 @@ def cli() -> None:
 
     Every command takes --json: stdout then holds exactly one JSON object (`subscribe`: one per line and message), or
     nothing when there is no result. Errors are one line on stderr, `error: ...`. Exit codes: 0 done, 1 the operation
-    failed, 2 wrong usage, 130 interrupted.
+    failed, 2 wrong usage, 130 interrupted, 143 terminated.
     """
 
 
@@ -86,7 +87,8 @@ def node(*, settled: Settled, as_json: bool) -> int:
     with wrong_usage():
         node_config = settled.config()
         keys = key_files(settled)
-        who = keys.load(create=True)
+        with deferred():  # it may write the key
+            who = keys.load(create=True)
     name = settled["name"]
 
     def reread() -> Identity:
@@ -145,7 +147,7 @@ def keygen(*, file: str, encrypt: bool, key_passphrase_file: str | None, as_json
     """
     made = Identity.generate()
     read = ask_passphrase(KEY, key_passphrase_file, new=True) if encrypt else given_passphrase(KEY, key_passphrase_file)
-    with wrong_usage():
+    with wrong_usage(), deferred():
         try:
             made.save(file, password=read)
         except FileExistsError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
@@ -16,10 +15,10 @@ import trio
 from macula_trio import Event, Identity, MeshError, Node, NodeConfig, open_node
 from macula_trio._cli.options import Session
 from macula_trio._cli.output import note
+from macula_trio._cli.signals import SIGNALS, leave
 from macula_trio._net.udp import UdpNetwork
 from macula_trio._util import Address, parse_bootstrap
 
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _MENDS: Final = {
     errno.EADDRINUSE: "; choose another by --listen HOST:PORT, port 0 takes a free one",
     errno.EADDRNOTAVAIL: "; --listen takes an address of this machine, or 0.0.0.0 for all of them",
@@ -27,17 +26,24 @@ _MENDS: Final = {
 }
 
 
-def run(work: Callable[[], Awaitable[int]], *, signalled: int | None = None) -> int:
+def run(
+    work: Callable[[], Awaitable[int]],
+    *,
+    signalled: int | None = None,
+    hurry: Callable[[], None] | None = None,
+) -> int:
     """Run a command and give its exit code.
 
     Args:
       work: cancelled by SIGINT and SIGTERM, so that every block in it is left properly.
       signalled: exit code after a signal; 128 and the signal's number by default.
+      hurry: called for every further signal while ``work`` is still leaving; by default that one ends the process at
+        once, which is not for those who have children or files to clear away.
 
     Raises:
       click.ClickException: the command failed; its message is one line.
     """
-    code, number, error = trio.run(_until_signalled, work)
+    code, number, error = trio.run(_until_signalled, work, hurry)
     if error is not None:
         raise error
     if number is None:
@@ -45,26 +51,35 @@ def run(work: Callable[[], Awaitable[int]], *, signalled: int | None = None) -> 
     return 128 + number if signalled is None else signalled
 
 
-async def _until_signalled(work: Callable[[], Awaitable[int]]) -> tuple[int, int | None, click.ClickException | None]:
+async def _until_signalled(
+    work: Callable[[], Awaitable[int]], hurry: Callable[[], None] | None
+) -> tuple[int, int | None, click.ClickException | None]:
     code, number = 0, None
     error: click.ClickException | None = None
     with trio.open_signal_receiver(*SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
+            working = trio.CancelScope()
 
             async def watch() -> None:
                 nonlocal number
                 async for received in signals:
-                    number = received
-                    nursery.cancel_scope.cancel()
+                    if number is None:
+                        number = received
+                        working.cancel()
+                    elif hurry is None:
+                        leave(received)
+                    else:
+                        hurry()
 
             nursery.start_soon(watch)
-            try:
-                with failures():
-                    code = await work()
-            except click.ClickException as exc:
-                error = exc  # raised where no nursery wraps it
-            except BrokenPipeError:
-                code = 1  # nobody is there to be told
+            with working:
+                try:
+                    with failures():
+                        code = await work()
+                except click.ClickException as exc:
+                    error = exc  # raised where no nursery wraps it
+                except BrokenPipeError:
+                    code = 1  # nobody is there to be told
             nursery.cancel_scope.cancel()
     return code, number, error
 

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import pytest
 
-from macula_trio._config import ROLES, NodeConfig
+from macula_trio._config import BOOTSTRAP_MAX, COUNT_MAX, DURATION_MAX_S, ROLES, NodeConfig
 from macula_trio._ids import NodeId
 from macula_trio._trust import Trust
+from macula_trio._util import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 REALM: Final = "org.example"
 NODE: Final = "ab" * 32
@@ -52,7 +56,7 @@ def test_every_field_can_be_told() -> None:
         "listen": "[::]:0",
         "advertise": "[2001:db8::7]:9443",
         "bootstrap": ("seed.example.org:9443", f"{NODE}@192.0.2.1:9443"),
-        "role": "gateway",
+        "role": "edge",
         "trust": Trust.unverified(),
         "connections": "links",
         "leaf": True,
@@ -161,7 +165,7 @@ def test_values_live_from_20_s_to_an_hour(value: float) -> None:
 
 @pytest.mark.parametrize("value", [0.1, 19.9, 3600.1, 10**400])
 def test_a_life_that_renewal_or_replicas_cannot_keep_is_named_with_the_range(value: float) -> None:
-    assert complaint(value_ttl_s=value) == f"value_ttl_s: {value!r} is not from 20 to 3600 seconds"
+    assert complaint(value_ttl_s=value) == f"value_ttl_s: {shown(value)} is not from 20 to 3600 seconds"
 
 
 @pytest.mark.parametrize("field", COUNTS)
@@ -193,6 +197,86 @@ def test_a_value_of_another_type_is_named_with_the_mend(field: str, value: objec
 
 def test_an_entry_of_another_type_is_named() -> None:
     assert complaint(bootstrap=["127.0.0.1:9443", 9443]) == "bootstrap: 9443 is not a text"
+
+
+def test_an_entry_that_is_there_twice_is_named_with_the_mend() -> None:
+    assert complaint(bootstrap=["a:1", "b:1", "a:1"]) == "bootstrap: 'a:1' is there twice; name each node once"
+
+
+def test_our_own_address_may_be_among_those_to_join_by() -> None:
+    assert NodeConfig(realm=REALM, listen="127.0.0.1:9443", bootstrap=("127.0.0.1:9443",)).bootstrap
+
+
+@pytest.mark.parametrize("value", [b"127.0.0.1:9443", {"127.0.0.1:9443": 1}])
+def test_what_is_no_list_though_it_has_items_is_named_with_the_mend(value: object) -> None:
+    assert complaint(bootstrap=value) == (f"bootstrap: {value!r} is not a list of endpoints such as ['127.0.0.1:9443']")
+
+
+# -- huge ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("field", [name for name in SECONDS if name != "value_ttl_s"])
+@pytest.mark.parametrize(
+    "value", [DURATION_MAX_S + 1, 1e300, 10**400, pytest.param(10**5000, id="longer than Python writes")]
+)
+def test_a_duration_of_more_than_a_year_is_named_with_the_limit(field: str, value: float) -> None:
+    assert complaint(**{field: value}).startswith(f"{field}: {shown(value)} is more than a year; write at most ")
+    assert len(complaint(**{field: value})) < 300
+
+
+@pytest.mark.parametrize("field", COUNTS)
+@pytest.mark.parametrize("value", [COUNT_MAX + 1, 10**400, pytest.param(10**5000, id="longer than Python writes")])
+def test_a_count_beyond_any_memory_is_named_with_the_limit(field: str, value: int) -> None:
+    assert complaint(**{field: value}) == f"{field}: {shown(value)} is too many; write at most {COUNT_MAX}"
+
+
+@pytest.mark.parametrize("field", ["realm", "listen", "advertise", "bootstrap", "role", "connections", "trust"])
+def test_a_huge_text_is_not_shown_in_full(field: str) -> None:
+    text = "x" * 100_000
+    told = complaint(**{field: [text] if field == "bootstrap" else text})
+    assert told.startswith(f"{field}: ")
+    assert len(told) < 300
+
+
+def test_a_list_of_bootstrap_nodes_without_end_is_refused() -> None:
+    def endless() -> Iterator[str]:
+        while True:
+            yield "127.0.0.1:9443"
+
+    assert complaint(bootstrap=endless()) == (
+        f"bootstrap: more than {BOOTSTRAP_MAX} nodes are named; a few are enough to join by"
+    )
+
+
+@pytest.mark.parametrize("value", [pytest.param(10**5000, id="longer than Python writes"), b"x" * 100_000])
+def test_a_huge_rule_about_publishers_is_not_shown_in_full(value: object) -> None:
+    assert len(complaint(may_publish=value)) < 300
+
+
+# -- what contradicts itself ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lower", "ceiling"),
+    [("call_timeout_default_s", "call_timeout_max_s"), ("handlers_per_caller_max", "handlers_max")],
+)
+def test_a_part_above_the_whole_names_both_with_the_mend(lower: str, ceiling: str) -> None:
+    assert complaint(**{lower: 3, ceiling: 2}) == (
+        f"{lower}: 3 is above {ceiling}, which is 2; lower this one or raise that one"
+    )
+    assert getattr(NodeConfig(realm=REALM, **{lower: 2, ceiling: 2}), lower) == 2  # type: ignore[arg-type]
+
+
+def test_who_lowers_the_whole_alone_lowers_the_part_with_it() -> None:
+    config = NodeConfig(realm=REALM, call_timeout_max_s=2, handlers_max=100)
+    assert (config.call_timeout_default_s, config.handlers_per_caller_max) == (2, 100)
+
+
+@pytest.mark.parametrize("role", ["bootstrap", "gateway"])
+def test_a_leaf_is_no_node_that_others_look_for(role: str) -> None:
+    assert complaint(leaf=True, role=role) == (
+        f"leaf: True contradicts role {role!r}, which others look for; leave one of them at its default"
+    )
 
 
 # -- who may publish -----------------------------------------------------------------------------------------------

@@ -79,15 +79,16 @@ def own_endpoint(config: NodeConfig, network: DatagramNetwork, socket: DatagramS
         return format_endpoint(numeric_endpoint(config.advertise))
     host, port = socket.address
     if is_unspecified(host):
-        host = _source_host(network, socket, route)
+        host = source_host(network, socket, route)
     return format_endpoint((without_scope(host), port))
 
 
-def _source_host(network: DatagramNetwork, socket: DatagramSocket, route: Address | None) -> str:
+def source_host(network: DatagramNetwork, socket: DatagramSocket, route: Address | None) -> str:
+    """What stands for a wildcard: our address on the route to a peer, else to anywhere, else the loopback's."""
     for peer in _ANYWHERE if route is None else (route, *_ANYWHERE):
         if socket.obstacle(peer[0]) is None:
             try:
-                return network.source_host(peer)
+                return without_scope(network.source_host(peer))
             except OSError:
                 continue
     # A machine without any route: only itself can reach it.

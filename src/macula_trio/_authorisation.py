@@ -13,6 +13,7 @@ from typing import Generic, TypeVarTuple
 import attrs
 
 from macula_trio._ids import NodeId
+from macula_trio._util import shown
 
 About = TypeVarTuple("About")
 
@@ -39,11 +40,13 @@ def read_rule(
     if isinstance(given, NodeId):  # being bytes, it would be a list of numbers
         raise ValueError(f"{what}: {given!r} is one node; write a list of ids: [{given!r}]")
     if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
-        raise ValueError(f"{what}: {given!r} is neither a list of ids, such as [NodeId.from_hex(...)], nor a function")
+        raise ValueError(
+            f"{what}: {shown(given)} is neither a list of ids, such as [NodeId.from_hex(...)], nor a function"
+        )
     node_ids = tuple(given)
     for node_id in node_ids:
         if not isinstance(node_id, NodeId):
-            raise ValueError(f"{what}: {node_id!r} is not a NodeId; make one by NodeId.from_hex or NodeId(...)")
+            raise ValueError(f"{what}: {shown(node_id)} is not a NodeId; make one by NodeId.from_hex or NodeId(...)")
     return node_ids
 
 

@@ -16,7 +16,7 @@ from typing import Final
 
 import trio
 
-from macula_trio._addresses import bind_first, first_route, own_endpoint, reachable_endpoints
+from macula_trio._addresses import bind_first, first_route, own_endpoint, reachable_endpoints, source_host
 from macula_trio._authorisation import Allowance, read_rule
 from macula_trio._background import hidden_nursery, open_service_nursery
 from macula_trio._config import NodeConfig, Role
@@ -43,7 +43,7 @@ from macula_trio._rpc.callee import CallSettings
 from macula_trio._rpc.offer import Handler
 from macula_trio._rpc.service import RpcService
 from macula_trio._trust import Trust
-from macula_trio._util import format_endpoint, parse_bootstrap, parse_endpoint, validate_name
+from macula_trio._util import format_endpoint, is_unspecified, parse_bootstrap, parse_endpoint, validate_name
 from macula_trio._views import EventStream, NodeStatistics, PeerInfo
 from macula_trio._wire.codec import encode_frame
 from macula_trio._wire.frame import MessageType
@@ -608,8 +608,8 @@ async def open_node(
             async with open_service_nursery() as services:
                 await services.start(quic.serve)
                 await services.start(partial(node._registry.serve, quic))
-                if config.advertise is None and is_unspecified(host):
-                    announcer = node._announcer(partial(network.source_host, route or _ANYWHERE), socket.address[1])
+                if config.advertise is None and is_unspecified(hosts[0]):
+                    announcer = node._announcer(partial(source_host, network, socket, route), socket.address[1])
                     services.start_soon(announcer.watch_route, name="watch our address")
                 await services.start(node._rpc.serve)
                 await services.start(node._dht.serve)

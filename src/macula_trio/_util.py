@@ -279,6 +279,18 @@ def clip(text: str) -> str:
     return shorter.encode(errors="replace").decode()
 
 
+SHOWN_MAX: Final = 100  # characters of a bad value in a complaint; a node id with its quotes fits
+
+
+def shown(value: object) -> str:
+    """Write a bad value for a complaint: on one line, and not longer than a reader wants it."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integers of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}..."
+
+
 def validate_headers(headers: Mapping[str, object]) -> dict[str, str]:
     """Give back headers as a dict of texts.
 

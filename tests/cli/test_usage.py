@@ -10,14 +10,13 @@ import socket
 import stat
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from macula_trio import Identity, NodeConfig
-from macula_trio._cli import commands
+from macula_trio import Identity
+from macula_trio._cli import runner
 from macula_trio._cli.main import main
 
 HEX: Final = "ab" * 32
@@ -236,8 +235,8 @@ def test_a_node_whose_bootstrap_is_not_there_makes_its_key_runs_and_says_so(
         notes.append(text)
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(commands, "NodeConfig", partial(NodeConfig, join_deadline_s=0.2))
-    monkeypatch.setattr(commands, "note", interrupt)
+    monkeypatch.setenv("MACULA_JOIN_DEADLINE_S", "0.2")
+    monkeypatch.setattr(runner, "note", interrupt)
     path = tmp_path / "node.pem"
     options = [*REALM, "--listen", "127.0.0.1:0", "--bootstrap", "127.0.0.1:9", "--identity", str(path)]
     assert main(["node", *options, "--json"]) == 0
@@ -245,6 +244,23 @@ def test_a_node_whose_bootstrap_is_not_there_makes_its_key_runs_and_says_so(
     assert ready.keys() == {"endpoint", "node_id", "realm", "role"}
     assert ready["node_id"] == Identity.load(path).node_id.hex()
     assert notes == ["warning: no other node found yet by 127.0.0.1:9; trying on"]
+
+
+def test_a_node_with_a_name_says_it_to_programs_and_in_warnings(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+
+    def interrupt(text: str) -> None:
+        notes.append(text)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setenv("MACULA_JOIN_DEADLINE_S", "0.2")
+    monkeypatch.setenv("NODE_NAME", "cellar")
+    monkeypatch.setattr(runner, "note", interrupt)
+    assert main(["node", *REALM, "--listen", "127.0.0.1:0", "--bootstrap", "127.0.0.1:9", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "cellar"
+    assert notes == ["warning: cellar: no other node found yet by 127.0.0.1:9; trying on"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["dht"]])
@@ -256,7 +272,21 @@ def test_no_command_shows_the_help(arguments: list[str], capsys: pytest.CaptureF
 
 @pytest.mark.parametrize(
     "command",
-    ["", "demo", "node", "call", "publish", "subscribe", "dht", "dht get", "dht put", "dht find-node", "ping"],
+    [
+        "",
+        "demo",
+        "node",
+        "call",
+        "publish",
+        "subscribe",
+        "dht",
+        "dht get",
+        "dht put",
+        "dht find-node",
+        "ping",
+        "config",
+        "config show",
+    ],
 )
 def test_help_fits_80_columns(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command.split(), "--help"]) == 0

@@ -131,7 +131,7 @@ def test_a_file_that_cannot_be_read_or_is_too_long_is_one_line(tmp_path: Path, m
     file = tmp_path / "big"
     file.write_bytes(b"#" * 100)
     monkeypatch.setattr("macula_trio._identity.trust_file.BYTES_MAX", 99)
-    with pytest.raises(TrustError, match="more than 99 bytes"):
+    with pytest.raises(TrustError, match="100 bytes are too many, limit 99"):
         load_trust(Trust.only(file))
     monkeypatch.setattr(_trust, "CA_PEM_BYTES_MAX", 50)
     monkeypatch.setattr("macula_trio._identity.trust_file.BYTES_MAX", 200)

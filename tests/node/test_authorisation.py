@@ -92,7 +92,7 @@ async def test_a_function_that_fails_refuses_is_logged_and_harms_nothing(
 
 
 async def test_who_may_not_is_told_so_while_every_place_is_taken(autojump_clock: Clock) -> None:
-    config = attrs.evolve(CONFIG, handlers_max=1)
+    config = attrs.evolve(CONFIG, handlers_max=1, handlers_per_caller_max=1)
     sleeper = Sleeper()
     async with (
         open_mesh(3, config=config) as (provider, friend, stranger),

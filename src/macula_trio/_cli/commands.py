@@ -16,25 +16,24 @@ from macula_trio import (
     IdentityFileError,
     Message,
     Node,
-    NodeConfig,
     Outcome,
-    Trust,
     TrustError,
     __version__,
 )
+from macula_trio._cli.config_show import config
 from macula_trio._cli.demo import demo
 from macula_trio._cli.dht import dht
+from macula_trio._cli.identities import key_files
+from macula_trio._cli.levels import Settled
 from macula_trio._cli.options import (
     JSON,
     PEER,
     PROCEDURE,
     TOPIC,
     Session,
-    bootstrap_option,
     json_option,
     one_shot,
-    realm_option,
-    trust_option,
+    settled_by,
     wrong_usage,
 )
 from macula_trio._cli.output import ID_DIGITS, count, json_text, milliseconds, note, print_json, print_table, say
@@ -43,14 +42,14 @@ from macula_trio._cli.passphrases import (
     ask_passphrase,
     encrypt_option,
     given_passphrase,
-    key_passphrase,
     key_passphrase_option,
 )
 from macula_trio._cli.realm import realm as realm_commands
 from macula_trio._cli.replay import replay
-from macula_trio._cli.runner import open_client, open_member, resolve, run
+from macula_trio._cli.runner import open_client, open_member, resolve, run, warn
+from macula_trio._cli.settings import NODE_SETTINGS
+from macula_trio._cli.signals import deferred
 from macula_trio._cli.sweep import sweep
-from macula_trio._config import ROLES, Role
 from macula_trio._race import first_success
 from macula_trio._util import Address, format_endpoint
 
@@ -64,10 +63,11 @@ def cli() -> None:
 
     Every command takes --json: stdout then holds exactly one JSON object (`subscribe`: one per line and message), or
     nothing when there is no result. Errors are one line on stderr, `error: ...`. Exit codes: 0 done, 1 the operation
-    failed, 2 wrong usage, 130 interrupted.
+    failed, 2 wrong usage, 130 interrupted, 143 terminated.
     """
 
 
+cli.add_command(config)
 cli.add_command(demo)
 cli.add_command(dht)
 cli.add_command(realm_commands)
@@ -76,51 +76,40 @@ cli.add_command(sweep)
 
 
 @cli.command()
-@realm_option
-@click.option("--listen", default="0.0.0.0:9443", show_default=True, metavar="HOST:PORT", help="Port 0: any free one.")
-@bootstrap_option(required=False)
-@click.option("--advertise", metavar="HOST:PORT", help="Numeric address that others dial, if it is another.")
-@click.option("--role", type=click.Choice(ROLES), default="edge", show_default=True, help="Told to others.")
-@click.option("--identity", metavar="FILE", help="Key file, made when missing; a new identity by default.")
-@key_passphrase_option
-@trust_option
+@settled_by(NODE_SETTINGS)
 @json_option
-def node(
-    *,
-    realm: str,
-    listen: str,
-    bootstrap: tuple[str, ...],
-    advertise: str | None,
-    role: Role,
-    identity: str | None,
-    key_passphrase_file: str | None,
-    trust: Trust,
-    as_json: bool,
-) -> int:
+def node(*, settled: Settled, as_json: bool) -> int:
     """Run a node until SIGINT or SIGTERM; SIGHUP reads its certificate and its trust policy again.
 
-    Prints one line when it is ready: ready endpoint=HOST:PORT node_id=HEX realm=NAME role=ROLE
+    Settings come from flags, else from the environment (MACULA_LISTEN for --listen, ...), else from the file of
+    --config; `macula-trio config show` tells which. Prints one line when it is ready: ready endpoint=HOST:PORT
+    node_id=HEX realm=NAME role=ROLE
     """
     with wrong_usage():
-        config = NodeConfig(
-            realm=realm, listen=listen, bootstrap=bootstrap, advertise=advertise, role=role, trust=trust
-        )
-        password = key_passphrase(identity, key_passphrase_file)
-        who = Identity.generate() if identity is None else Identity.load_or_create(identity, password=password)
+        node_config = settled.config()
+        keys = key_files(settled)
+        with deferred():  # it may write the key
+            who = keys.load(create=True)
+    name = settled["name"]
 
     def reread() -> Identity:
-        return who if identity is None else Identity.load(identity, password=password)
+        return keys.load(create=False) if keys.known else who
 
     async def work() -> int:
-        async with open_member(config, who) as member, trio.open_nursery() as nursery:
+        async with open_member(node_config, who, name=name) as member, trio.open_nursery() as nursery:
             await nursery.start(_reload_on_hangup, member, reread)
-            facts = {"endpoint": member.endpoint, "node_id": member.node_id.hex(), "realm": realm, "role": role}
+            facts = {
+                "endpoint": member.endpoint,
+                "node_id": member.node_id.hex(),
+                "realm": node_config.realm,
+                "role": node_config.role,
+            }
             if as_json:
-                print_json(facts)
+                print_json(facts if name is None else {**facts, "name": name})
             else:
-                say(" ".join(["ready", *(f"{name}={value}" for name, value in facts.items())]))
-            if bootstrap and not member.known_nodes():
-                note(f"warning: no other node found yet by {', '.join(bootstrap)}; trying on")
+                say(" ".join(["ready", *(f"{fact}={value}" for fact, value in facts.items())]))
+            if node_config.bootstrap and not member.known_nodes():
+                warn(name, f"no other node found yet by {', '.join(node_config.bootstrap)}; trying on")
             await trio.sleep_forever()
 
     return run(work, signalled=0)
@@ -159,7 +148,7 @@ def keygen(*, file: str, encrypt: bool, key_passphrase_file: str | None, as_json
     """
     made = Identity.generate()
     read = ask_passphrase(KEY, key_passphrase_file, new=True) if encrypt else given_passphrase(KEY, key_passphrase_file)
-    with wrong_usage():
+    with wrong_usage(), deferred():
         try:
             made.save(file, password=read)
         except FileExistsError:

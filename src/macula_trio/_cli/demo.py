@@ -36,11 +36,21 @@ def demo(*, as_json: bool) -> int:
     test.calculator.add and edge2 calls it; edge1 and edge3 subscribe to test.messages and edge2 publishes. The last
     line is `ok`.
     """
+    running: list[DemoMesh] = []
+
+    def hurry() -> None:
+        for mesh in running:
+            mesh.kill_all()
 
     async def work() -> int:
         teller = Teller(silent=as_json)
+
+        def started(mesh: DemoMesh) -> None:
+            running.append(mesh)
+            teller.started(mesh)
+
         try:
-            async with open_demo_mesh(on_started=teller.started, on_ready=teller.ready) as mesh:
+            async with open_demo_mesh(on_started=started, on_ready=teller.ready) as mesh:
                 report = await act(mesh, teller)
         except NodeFailed as exc:
             for line in exc.log:
@@ -53,7 +63,7 @@ def demo(*, as_json: bool) -> int:
         teller.say("ok")
         return 0
 
-    return run(work)
+    return run(work, hurry=hurry)
 
 
 @attrs.frozen

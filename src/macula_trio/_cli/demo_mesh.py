@@ -141,6 +141,11 @@ class DemoMesh:
         self.nodes[name].killed = True
         self.nodes[name].process.kill()
 
+    def kill_all(self) -> None:
+        """End every process at once; each is waited for where it is ended in order."""
+        for node in self.nodes.values():
+            node.process.kill()
+
     async def _listen(self, node: DemoProcess) -> None:
         """Read what a process writes, to its end."""
         assert node.process.stdout is not None

@@ -1,7 +1,7 @@
 """The entry ``macula-trio``: every error that can be foreseen becomes one line on stderr and an exit code.
 
-0: done.  1: the operation failed.  2: wrong usage.  130: interrupted.  Imports click only when called, so that a
-missing extra is one line as well.
+0: done.  1: the operation failed.  2: wrong usage.  130: interrupted.  143: terminated.  Imports click only when
+called, so that a missing extra is one line as well.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
+from macula_trio._cli import signals
+
 EXIT_USAGE: Final = 2
-EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT, as shells say it
+MESSAGE_MAX: Final = 1000  # characters of a complaint; ours are shorter, unless they quote
 _EXTRA: Final = ("click", "rich")
 
 
@@ -22,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
       arguments: without the name of the program; those of the process by default.
     """
+    alone = arguments is None  # nobody else's signals are here
+    if alone:
+        signals.leave_at_once()
     try:
         return _flush(_run(arguments))
     except ModuleNotFoundError as exc:
@@ -30,7 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print('error: the command line is an extra; install it: pip install "macula-trio[cli]"', file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:  # before or after the event loop, which has its own way
-        return EXIT_INTERRUPTED
+        return signals.exit_code()
+    finally:
+        if alone:
+            signals.leave_at_once()
 
 
 def _flush(code: int) -> int:
@@ -50,6 +58,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     from macula_trio._cli.commands import cli  # noqa: PLC0415
     from macula_trio._cli.output import one_line  # noqa: PLC0415
 
+    if arguments is None:
+        signals.interrupt()
     try:
         return cli.main(args=arguments, prog_name="macula-trio", standalone_mode=False) or 0
     except click.ClickException as exc:
@@ -58,7 +68,10 @@ def _run(arguments: Sequence[str] | None) -> int:
             return exc.exit_code
         context = getattr(exc, "ctx", None)
         hint = f"; see {context.command_path} --help" if context is not None else ""
-        print(f"error: {one_line(exc.format_message()).rstrip('.')}{hint}", file=sys.stderr)
+        message = one_line(exc.format_message())
+        if len(message) > MESSAGE_MAX:  # it quotes what somebody wrote, at any length
+            message = f"{message[:MESSAGE_MAX]}..."
+        print(f"error: {message.rstrip('.')}{hint}", file=sys.stderr)
         return exc.exit_code
     except click.Abort:  # click's word for Ctrl-C
-        return EXIT_INTERRUPTED
+        return signals.exit_code()

@@ -25,6 +25,7 @@ from macula_trio._cli.passphrases import (
     key_passphrase,
     key_passphrase_option,
 )
+from macula_trio._cli.signals import deferred
 from macula_trio._identity.authority import NODE_LIFETIME, RealmAuthority, certificate_request, requested_key
 from macula_trio._identity.certificate import realm_server_name
 from macula_trio._identity.facts import CertificateFacts, read_facts
@@ -158,7 +159,8 @@ def _keep(target: _MemberFile, chain: bytes, realm_name: str | None) -> None:
                 other = facts.realm or facts.server_name
                 raise ValueError(f"{target.file}: is of realm {other}, not {realm_name}; name another file")
         try:
-            target.keep(chain)
+            with deferred():
+                target.keep(chain)
         except FileExistsError:
             raise ValueError(f"{target.file}: somebody made it meanwhile, and it is not overwritten") from None
 

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Generator, Sequence
+import os
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import attrs
 import click
 
-from macula_trio import Identity, MeshError, NodeConfig, NodeId, Trust, dht_key
-from macula_trio._cli.passphrases import key_passphrase, key_passphrase_option
+from macula_trio import Identity, MeshError, NodeConfig, Trust, TrustError, dht_key
+from macula_trio._cli.identities import KeyFiles, key_files
+from macula_trio._cli.levels import Settled, environment_level, file_level, flag_level, settle, unknown_variables
+from macula_trio._cli.output import note
+from macula_trio._cli.passphrases import CA as CA_PASSPHRASE
+from macula_trio._cli.passphrases import KEY as KEY_PASSPHRASE
+from macula_trio._cli.settings import ONE_SHOT_SETTINGS, Setting
+from macula_trio._cli.toml_file import load_toml
 from macula_trio._identity.authority import alternative_name
 from macula_trio._identity.trust import TrustJudge
 from macula_trio._identity.trust_file import load_trust
 from macula_trio._ids import ID_BYTES
-from macula_trio._util import Address, parse_bootstrap, parse_endpoint, validate_name
+from macula_trio._util import Address, parse_endpoint, validate_name
 
 Command: TypeAlias = Callable[..., Any]
 
-TRUST_FORMS: Final = "open, realm:CA.pem, only:ID,... or only:@FILE, pinned:SHA256,... or pinned:@FILE, unverified"
-TIMEOUT_S: Final = 5.0  # that of a call in v0.8
 SHOWN_MAX: Final = 40  # characters of a bad value in a complaint
-TIMEOUT_MAX_S: Final = 300.0  # NodeConfig.call_timeout_max_s: a handler gets no more
+# Known, though they are no settings: secrets, and the seed of the pytest plugin.
+OTHER_VARIABLES: Final = (KEY_PASSPHRASE.variable, CA_PASSPHRASE.variable, "MACULA_SEED")
 
 
 class _Judged(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
@@ -79,48 +84,6 @@ def read_key(text: str) -> bytes:
     return dht_key(name)
 
 
-def read_trust(text: str) -> Trust:
-    """Read a trust policy, and the file that it names to see that it can be used.
-
-    Raises:
-      ValueError: no such policy, or malformed.
-      TrustError: its file cannot be read or used.
-    """
-    trust = _read_policy(text)
-    TrustJudge(load_trust(trust), realm="")
-    return trust
-
-
-def _read_policy(text: str) -> Trust:
-    """Its name, and behind a colon the file or list that it wants."""
-    kind, colon, rest = text.partition(":")
-    if colon and not rest:
-        raise ValueError(f"{_cut(text)}: behind the colon there is nothing")
-    if kind == "realm" and rest:
-        return Trust.realm(Path(rest))
-    if kind == "only" and rest:
-        return Trust.only(Path(rest[1:]) if rest.startswith("@") else map(NodeId.from_hex, rest.split(",")))
-    if kind == "pinned" and rest:
-        return Trust.pinned(Path(rest[1:]) if rest.startswith("@") else rest.split(","))
-    if text == "open":
-        return Trust.open()
-    if text == "unverified":
-        return Trust.unverified()
-    raise ValueError(f"{_cut(text)} is not one of {TRUST_FORMS}")
-
-
-def _read_seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds <= TIMEOUT_MAX_S:
-        raise ValueError(f"{_cut(text)} is not a number of seconds above 0, at most {TIMEOUT_MAX_S:g}")
-    return seconds
-
-
-def _read_bootstrap(text: str) -> str:
-    parse_bootstrap(text)
-    return text
-
-
 def _read_name(what: str) -> Callable[[str], str]:
     return functools.partial(validate_name, what=what)
 
@@ -140,9 +103,6 @@ PEER: Final = _Judged("host:port", parse_endpoint)
 PROCEDURE: Final = _Judged("procedure", _read_name("procedure"))
 TOPIC: Final = _Judged("topic", _read_name("topic"))
 ALTERNATIVE_NAME: Final = _Judged("dns-or-ip", alternative_name)
-_BOOTSTRAP: Final = _Judged("host:port", _read_bootstrap)
-_TRUST: Final = _Judged("policy", read_trust)
-_SECONDS: Final = _Judged("seconds", _read_seconds)
 
 
 @contextmanager
@@ -161,25 +121,21 @@ class Session:
     Attributes:
       bootstrap: nodes to join by; empty for commands that dial one node themselves.
       realm: name of the mesh.
-      identity: key file, or None for a new identity.
-      password: of the key file, if it is encrypted.
+      keys: where its identity is; a new one when there is no file.
       trust: whom to talk to.
       timeout_s: for joining and what comes after, together.
     """
 
     bootstrap: tuple[str, ...]
     realm: str
-    identity: str | None
-    password: bytes | None = attrs.field(repr=False)
+    keys: KeyFiles
     trust: Trust
     timeout_s: float
 
     def load_identity(self) -> Identity:
         """Read the key file, or make a new identity."""
         with wrong_usage():
-            return (
-                Identity.generate() if self.identity is None else Identity.load(self.identity, password=self.password)
-            )
+            return self.keys.load(create=False)
 
     def config(self, *, peers: Sequence[Address]) -> NodeConfig:
         """Describe a client of one command's life, on any free port.
@@ -200,72 +156,90 @@ class Session:
             )
 
 
-def bootstrap_option(*, required: bool) -> Callable[[Command], Command]:
-    """``--bootstrap``, as often as wanted."""
+json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+_config_option: Final = click.option(
+    "--config", "config_file", metavar="FILE", help="Settings in TOML; flags and the environment override them."
+)
+
+
+def settled_by(settings: Iterable[Setting]) -> Callable[[Command], Command]:
+    """Options for settings, and ``--config``; the command gets what is settled by them as ``settled``."""
+    chosen = tuple(settings)
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def packed(*, config_file: str | None, **rest: Any) -> Any:
+            given = {setting.name: rest.pop(setting.name) for setting in chosen if setting.flag is not None}
+            with wrong_usage():
+                settled = _settle(chosen, given, config_file)
+            return command(settled=settled, **rest)
+
+        options = [_flag(setting, setting.flag) for setting in chosen if setting.flag is not None]
+        decorated: Any = packed
+        for option in reversed([*options, _config_option]):
+            decorated = option(decorated)
+        wrapped: Command = decorated
+        return wrapped
+
+    return decorate
+
+
+def _flag(setting: Setting, flag: str) -> Callable[[Command], Command]:
+    default = "" if setting.many or setting.default is None else f"  [default: {setting.default_text}]"
     return click.option(
-        "--bootstrap",
-        type=_BOOTSTRAP,
-        multiple=True,
-        required=required,
-        help="A node to join by, HOST:PORT or NODEID@HOST:PORT; may be repeated.",
+        flag,
+        setting.name,
+        metavar=setting.metavar,
+        multiple=setting.many,
+        hidden=setting.hidden,
+        help=f"{setting.help}{default}",
     )
 
 
-realm_option: Final = click.option("--realm", required=True, metavar="NAME", help="Name of the mesh.")
-trust_option: Final = click.option(
-    "--trust",
-    type=_TRUST,
-    metavar="POLICY",
-    default="open",
-    show_default=True,
-    help="Whom to talk to: open (all that prove their keys), realm:CA.pem, only:ID,ID or only:@FILE, "
-    "pinned:FINGERPRINT,... or pinned:@FILE, unverified (also those that prove nothing, as in v0.8).",
-)
-json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+def _settle(settings: Sequence[Setting], given: Mapping[str, Any], config_file: str | None) -> Settled:
+    """Read the environment and the file, say what is odd about them, and settle.
+
+    Raises:
+      click.UsageError: the file is of no use.
+      ValueError: what counts is not valid; one line that says where.
+      TrustError: the file of the trust policy cannot be used.
+    """
+    environment, warnings = environment_level(settings, os.environ)
+    for warning in (*warnings, *unknown_variables(os.environ, others=OTHER_VARIABLES)):
+        note(f"warning: {warning}")
+    levels = [flag_level(settings, given), environment]
+    if config_file is not None:
+        file = load_toml(config_file)
+        levels.append(file_level(settings, file.values, place=file.place, base=file.base))
+    settled = settle(settings, levels)
+    try:
+        TrustJudge(load_trust(settled["trust"]), realm="")
+    except TrustError as exc:
+        raise settled.complaint("trust", str(exc)) from exc
+    return settled
 
 
 def one_shot(*, bootstrap: bool = True) -> Callable[[Command], Command]:
     """Options of a command that joins, does one thing and leaves; the command gets a ``session`` and ``as_json``."""
+    settings = [setting for setting in ONE_SHOT_SETTINGS if bootstrap or setting.name != "bootstrap"]
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
-        def packed(
-            *,
-            realm: str,
-            identity: str | None,
-            key_passphrase_file: str | None,
-            trust: Trust,
-            timeout: float,
-            bootstrap: tuple[str, ...] = (),
-            **rest: Any,
-        ) -> Any:
-            session = Session(
-                bootstrap=bootstrap,
-                realm=realm,
-                identity=identity,
-                # Asked for now: in Trio's loop, which takes the signals, nobody could interrupt the prompt.
-                password=key_passphrase(identity, key_passphrase_file),
-                trust=trust,
-                timeout_s=timeout,
-            )
+        def packed(*, settled: Settled, **rest: Any) -> Any:
+            with wrong_usage():
+                if bootstrap:
+                    settled.need("bootstrap")
+                settled.need("realm")
+                # The passphrase is asked for now: in Trio's loop, which takes the signals, nobody could interrupt it.
+                session = Session(
+                    bootstrap=settled["bootstrap"] if bootstrap else (),
+                    realm=settled["realm"],
+                    keys=key_files(settled),
+                    trust=settled["trust"],
+                    timeout_s=settled["timeout"],
+                )
             return command(session=session, **rest)
 
-        options = [
-            *([bootstrap_option(required=True)] if bootstrap else []),
-            realm_option,
-            click.option("--identity", metavar="FILE", help="Key file; a new identity by default."),
-            key_passphrase_option,
-            trust_option,
-            click.option(
-                "--timeout",
-                type=_SECONDS,
-                default=TIMEOUT_S,
-                show_default=True,
-                metavar="SECONDS",
-                help="For everything, joining included.",
-            ),
-            json_option,
-        ]
-        return functools.reduce(lambda made, option: option(made), reversed(options), packed)
+        return settled_by(settings)(json_option(packed))
 
     return decorate

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Final
 
 import attrs
@@ -106,17 +105,18 @@ def key_passphrase(path: str | None, file: str | None) -> bytes | None:
     """
     if path is None:
         if file is not None:
-            raise click.UsageError(f"{KEY.option} is for a key file; name it by --identity FILE")
+            raise click.UsageError(f"{KEY.option} is for a key file; name it by --identity FILE or --tls-key-file FILE")
         return None
     passphrase = given_passphrase(KEY, file)
-    if passphrase is None and _looks_encrypted(path):
+    if passphrase is None and looks_encrypted(path):
         return ask_passphrase(KEY, None, new=False)
     return passphrase
 
 
-def _looks_encrypted(path: str) -> bool:
+def looks_encrypted(path: str) -> bool:
     """Whether to ask; the file is judged when it is loaded."""
     try:
-        return b"ENCRYPTED" in Path(path).read_bytes()  # RFC 7468, section 11, and RFC 1421 before it
-    except OSError:
+        # RFC 7468, section 11, and RFC 1421 before it
+        return b"ENCRYPTED" in read_file(path, what="identity", mend="")
+    except MeshError:
         return False

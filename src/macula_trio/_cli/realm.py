@@ -24,6 +24,7 @@ from macula_trio._cli.members import CERTIFICATE_FILE, KEY_FILE, install, issue,
 from macula_trio._cli.options import json_option, wrong_usage
 from macula_trio._cli.output import count, print_json
 from macula_trio._cli.passphrases import CA, ask_passphrase, ca_passphrase_option
+from macula_trio._cli.signals import deferred
 from macula_trio._identity.authority import CA_LIFETIME, RealmAuthority
 from macula_trio._identity.certificate import realm_server_name
 from macula_trio._identity.files import write_new
@@ -78,7 +79,7 @@ def init(*, directory: str, name: str, years: int, passphrase_file: str | None, 
         now=utc_now(),
         lifetime=datetime.timedelta(days=round(years * _DAYS_PER_YEAR)),
     )
-    with wrong_usage():
+    with wrong_usage(), deferred():
         try:
             _write_authority(made, passphrase, certificate, key)
         except FileExistsError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
@@ -32,11 +33,13 @@ from macula_trio._cli.scales import (
     replay_command,
     write_numbers,
 )
+from macula_trio._cli.signals import deferred, exit_code
 from macula_trio._cli.story import tell
+from macula_trio._reading import read_bounded
 from macula_trio.testing._world import Scale
 
+TRACE_BYTES_MAX: Final = 256 * 1024 * 1024  # a thousand times those that come with the library
 WIDTH: Final = 80  # columns, where no terminal says otherwise
-INTERRUPTED: Final = 130
 ERROR_MAX: Final = 400  # characters of an error for people; a deadlock names every task
 
 
@@ -152,6 +155,10 @@ def replay(
     raise click.ClickException(clip(f"{done.report['scenario']}, seed {seed}: {done.report['error']}", ERROR_MAX))
 
 
+def already_leaving() -> None:
+    """For `run`: a further signal has nothing to hurry, because children are killed at the first."""
+
+
 def check_scenario(file: str) -> None:
     """See whether a file has a scenario, before processes are started for it.
 
@@ -185,7 +192,7 @@ def _replay_here(file: str, seed: int, scale: Scale, *, traceback: bool) -> Run:
     except MeshError as exc:
         raise click.ClickException(str(exc)) from exc
     except KeyboardInterrupt:
-        raise click.exceptions.Exit(INTERRUPTED) from None
+        raise click.exceptions.Exit(exit_code()) from None
     if traceback and outcome.traceback:
         click.echo(outcome.traceback, err=True, nl=False)
     report = {
@@ -226,7 +233,7 @@ def _replay_with(hash_seeds: range, file: str, seed: int, scale: Scale) -> tuple
         found.append((Run(report=report, trace=first), difference))
         return 0
 
-    code = run(work)
+    code = run(work, hurry=already_leaving)
     if not found:
         raise click.exceptions.Exit(code)  # interrupted
     return found[0]
@@ -249,24 +256,47 @@ def _with_difference(report: Mapping[str, Any], difference: Difference | None) -
 
 def _read_trace(path: str) -> list[str]:
     try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
+        return read_bounded(path, bytes_max=TRACE_BYTES_MAX).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "not a trace"
         raise click.UsageError(f"--against {path}: {reason}") from exc
 
 
-def _open_trace(path: str) -> TextIO:
-    """Open the file before the run, so that a complaint comes then; it keeps what it has until the run is over."""
+@contextlib.contextmanager
+def _open_trace(path: str) -> Iterator[TextIO]:
+    """Open the file before the run, so that a complaint comes then; it keeps what it has until the run is over.
+
+    A file that was not there is not left behind when the block fails or is interrupted.
+    """
+    new = not os.path.lexists(path)
     try:
-        return Path(path).open("a", encoding="utf-8", newline="\n")
-    except OSError as exc:
-        raise click.UsageError(f"--trace {path}: {exc.strerror}") from exc
+        file = open(path, "a", encoding="utf-8", newline="\n", opener=_open_without_waiting)  # noqa: SIM115 - closed below
+    except (OSError, ValueError) as exc:
+        reason = "a pipe that nobody reads" if getattr(exc, "errno", None) == errno.ENXIO else None
+        raise click.UsageError(f"--trace {path}: {reason or getattr(exc, 'strerror', None) or exc}") from exc
+    try:
+        with file:
+            yield file
+    except BaseException:
+        if new:
+            Path(path).unlink(missing_ok=True)
+        raise
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Opening a named pipe would wait for a reader, who may never come."""
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    if hasattr(os, "O_NONBLOCK"):
+        os.set_blocking(handle, True)
+    return handle
 
 
 def _write_trace(sink: TextIO, trace: Iterable[str]) -> None:
+    whole = stat.S_ISREG(os.fstat(sink.fileno()).st_mode)
     try:
-        with sink:  # a full disk may show itself only when the file is closed
-            if stat.S_ISREG(os.fstat(sink.fileno()).st_mode):  # a pipe has nothing to forget
+        # A file is written whole or not at all; a pipe has nothing to forget, and its reader may keep us waiting.
+        with deferred() if whole else contextlib.nullcontext(), sink:  # a full disk may show itself at its closing
+            if whole:
                 sink.truncate(0)
             sink.writelines(f"{line}\n" for line in trace)
     except OSError as exc:

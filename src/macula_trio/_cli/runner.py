@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import signal
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -19,10 +18,10 @@ from macula_trio._cli.advice import Adviser
 from macula_trio._cli.logs import logs_in_lines
 from macula_trio._cli.options import Session
 from macula_trio._cli.output import note
+from macula_trio._cli.signals import SIGNALS, leave
 from macula_trio._net.udp import UdpNetwork
 from macula_trio._util import Address, parse_bootstrap
 
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _MENDS: Final = {
     errno.EADDRINUSE: "; choose another by --listen HOST:PORT, port 0 takes a free one",
     errno.EADDRNOTAVAIL: "; --listen takes an address of this machine, or 0.0.0.0 for all of them, [::] with IPv6",
@@ -33,18 +32,25 @@ _MENDS: Final = {
 _NAME_MEND: Final = "; check how it is spelled, or write the address itself"
 
 
-def run(work: Callable[[], Awaitable[int]], *, signalled: int | None = None) -> int:
+def run(
+    work: Callable[[], Awaitable[int]],
+    *,
+    signalled: int | None = None,
+    hurry: Callable[[], None] | None = None,
+) -> int:
     """Run a command and give its exit code.
 
     Args:
       work: cancelled by SIGINT and SIGTERM, so that every block in it is left properly.
       signalled: exit code after a signal; 128 and the signal's number by default.
+      hurry: called for every further signal while ``work`` is still leaving; by default that one ends the process at
+        once, which is not for those who have children or files to clear away.
 
     Raises:
       click.ClickException: the command failed; its message is one line.
     """
     with logs_in_lines():
-        code, number, error = trio.run(_until_signalled, work)
+        code, number, error = trio.run(_until_signalled, work, hurry)
     if error is not None:
         raise error
     if number is None:
@@ -52,26 +58,35 @@ def run(work: Callable[[], Awaitable[int]], *, signalled: int | None = None) -> 
     return 128 + number if signalled is None else signalled
 
 
-async def _until_signalled(work: Callable[[], Awaitable[int]]) -> tuple[int, int | None, click.ClickException | None]:
+async def _until_signalled(
+    work: Callable[[], Awaitable[int]], hurry: Callable[[], None] | None
+) -> tuple[int, int | None, click.ClickException | None]:
     code, number = 0, None
     error: click.ClickException | None = None
     with trio.open_signal_receiver(*SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
+            working = trio.CancelScope()
 
             async def watch() -> None:
                 nonlocal number
                 async for received in signals:
-                    number = received
-                    nursery.cancel_scope.cancel()
+                    if number is None:
+                        number = received
+                        working.cancel()
+                    elif hurry is None:
+                        leave(received)
+                    else:
+                        hurry()
 
             nursery.start_soon(watch)
-            try:
-                with failures():
-                    code = await work()
-            except click.ClickException as exc:
-                error = exc  # raised where no nursery wraps it
-            except BrokenPipeError:
-                code = 1  # nobody is there to be told
+            with working:
+                try:
+                    with failures():
+                        code = await work()
+                except click.ClickException as exc:
+                    error = exc  # raised where no nursery wraps it
+                except BrokenPipeError:
+                    code = 1  # nobody is there to be told
             nursery.cancel_scope.cancel()
     return code, number, error
 
@@ -102,21 +117,32 @@ def _addresses() -> Generator[None, None, None]:
 
 
 @asynccontextmanager
-async def open_member(config: NodeConfig, identity: Identity) -> AsyncGenerator[Node, None]:
-    """`open_node` for commands: a bad address is wrong usage."""
+async def open_member(config: NodeConfig, identity: Identity, *, name: str | None = None) -> AsyncGenerator[Node, None]:
+    """`open_node` for commands: a bad address is wrong usage.
+
+    Args:
+      config: of the node.
+      identity: of the node.
+      name: that people have for it, for warnings.
+    """
     if config.trust.kind == "unverified":
-        note("warning: --trust unverified talks to nodes that prove nothing; for closed networks only")
+        warn(name, "--trust unverified talks to nodes that prove nothing; for closed networks only")
     adviser = Adviser(joins=not config.require_bootstrap)
 
     def listen(event: Event) -> None:
         advice = adviser.advise(event)
         if advice is not None:
-            note(f"warning: {advice}")
+            warn(name, advice)
 
     async with AsyncExitStack() as stack:
         with _addresses():
             node = await stack.enter_async_context(open_node(config, identity=identity, listener=listen))
         yield node
+
+
+def warn(name: str | None, text: str) -> None:
+    """Warn whoever runs a node, which may have a name."""
+    note(f"warning: {text}" if name is None else f"warning: {name}: {text}")
 
 
 @asynccontextmanager

@@ -20,9 +20,10 @@ from macula_trio._cli.cluster import MissingExtra, sweep_cluster
 from macula_trio._cli.happenings import clip
 from macula_trio._cli.options import json_option
 from macula_trio._cli.output import count, print_json, say
-from macula_trio._cli.replay import ERROR_MAX, INTERRUPTED, check_scenario
+from macula_trio._cli.replay import ERROR_MAX, already_leaving, check_scenario
 from macula_trio._cli.runner import failures, run
 from macula_trio._cli.scales import Seconds, judged_by, read_range, replay_arguments, replay_command, write_numbers
+from macula_trio._cli.signals import exit_code
 from macula_trio._util import parse_endpoint
 from macula_trio.testing._shrink import Shrink, Size
 from macula_trio.testing._world import Scale
@@ -172,7 +173,7 @@ def _run_seeds(file: str, seeds: range, found: Found, *, jobs: int | None, clust
 
         if cluster is not None:
             return _sweep_there(cluster, file, seeds, limit_s, take)
-        return run(lambda: sweep_here(file, seeds, jobs or cores(), limit_s, take))
+        return run(lambda: sweep_here(file, seeds, jobs or cores(), limit_s, take), hurry=already_leaving)
 
 
 async def sweep_here(file: str, seeds: range, jobs: int, limit_s: float, take: Take) -> int:
@@ -202,7 +203,7 @@ def _sweep_there(address: str, file: str, seeds: range, limit_s: float, take: Ta
     except MissingExtra as exc:
         raise click.UsageError(str(exc)) from exc
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return exit_code()
     return 0
 
 
@@ -235,7 +236,7 @@ def _shrink(file: str, seed: int, child: Child, limit_s: float) -> tuple[int, Sh
         return 0
 
     with _progress(f"shrinking seed {seed}", None) as advance:
-        code = run(work)
+        code = run(work, hurry=already_leaving)
     return code, Shrunk(seed, kind, before, shrink)
 
 

@@ -18,8 +18,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from macula_trio._identity.keys import Credentials
+from macula_trio._reading import read_bounded
 from macula_trio.errors import IdentityFileError
 
+BYTES_MAX: Final = 1024 * 1024  # hundreds of certificates; as much as Trust takes for an authority
 PUBLIC_MODE: Final = 0o644  # of certificates, which are shown to everybody
 
 
@@ -32,10 +34,10 @@ def read_file(path: str | os.PathLike[str], *, what: str, mend: str) -> bytes:
       mend: what to do when it is missing.
 
     Raises:
-      IdentityFileError: missing or unreadable.
+      IdentityFileError: missing, unreadable or too large.
     """
     try:
-        return Path(path).read_bytes()
+        return read_bounded(path, bytes_max=BYTES_MAX)
     except FileNotFoundError as exc:
         raise IdentityFileError(f"{what} {os.fspath(path)}: no such file; {mend}") from exc
     except OSError as exc:

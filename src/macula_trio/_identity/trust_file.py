@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final
 
+from macula_trio._reading import read_bounded
 from macula_trio._trust import Trust
 from macula_trio.errors import TrustError
 
@@ -22,13 +22,10 @@ def load_trust(trust: Trust) -> Trust:
     if trust.path is None:
         return trust
     try:
-        with Path(trust.path).open("rb") as file:
-            data = file.read(BYTES_MAX + 1)
+        data = read_bounded(trust.path, bytes_max=BYTES_MAX)
     except OSError as exc:
         raise TrustError(f"trust file {trust.path}: cannot be read: {exc.strerror}") from exc
     try:
-        if len(data) > BYTES_MAX:
-            raise ValueError(f"more than {BYTES_MAX} bytes")
         return trust.filled(data)
     except ValueError as exc:
         raise TrustError(f"trust file {trust.path}: {exc}") from exc

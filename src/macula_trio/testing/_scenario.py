@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 QUIET: Final = logging.NullHandler()
+SCENARIO_BYTES_MAX: Final = 1024 * 1024  # of a file that people write
 VIRTUAL_S_MAX: Final = 3600.0  # a scenario that has not ended by then never will
 
 Scenario: TypeAlias = Callable[[World], Awaitable[None]]
@@ -86,8 +87,14 @@ def load_scenario(path: str | os.PathLike[str]) -> tuple[Scenario, str]:
       ScenarioError: no such file, it does not run, or it has no ``async def scenario(world)``.
     """
     path = Path(path)
-    if not path.is_file():
+    try:
+        size = path.stat().st_size if path.is_file() else None
+    except (OSError, ValueError) as exc:  # a name that is too long, or none
+        raise ScenarioError(f"{path}: cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
+    if size is None:
         raise ScenarioError(f"{path}: no such file")
+    if size > SCENARIO_BYTES_MAX:
+        raise ScenarioError(f"{path}: {size} bytes are too many, limit {SCENARIO_BYTES_MAX}")
     spec = importlib.util.spec_from_file_location(f"scenario_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ScenarioError(f"{path}: not a Python file")

@@ -254,7 +254,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the site; a link, a name or a page that leads nowhere fails, and whatever comes from another host."""
-    install_wheel(session, *group("docs"))
+    install_locked(session, *group("docs"))
     site = str(ROOT / ".nox" / "site")
     # Its makers advertise what comes after MkDocs 1; see docs/design/dependencies.md.
     session.run("mkdocs", "build", "--strict", "--site-dir", site, env={"NO_MKDOCS_2_WARNING": "1"})

@@ -33,6 +33,7 @@ REALM: Final = "org.example"
 BINDING: Final = bytes(range(32))
 OTHER_BINDING: Final = bytes(range(1, 33))
 NOW_MS: Final = 1_735_689_600_000
+AHEAD_MS: Final = 6  # of the listener's clock
 
 
 def party(seed: int, **changes: Any) -> LocalParty:
@@ -60,7 +61,7 @@ def connect(who: LocalParty = DIALER, *, to: LocalParty | None = LISTENER, bindi
 
 def pong(who: LocalParty = LISTENER, *, to: LocalParty = DIALER, binding: bytes = BINDING) -> Pong:
     peer = RemoteParty(node_id=to.credentials.node_id, verified=True)
-    return make_pong(who, binding=binding, peer=peer, timestamp=5, server_time=6)
+    return make_pong(who, binding=binding, peer=peer, timestamp=5, server_time=NOW_MS + AHEAD_MS)
 
 
 def judge_connect(message: Connect, *, by: LocalParty = LISTENER) -> RemoteParty:
@@ -92,6 +93,11 @@ def known(who: LocalParty) -> RemoteParty:
     )
 
 
+def answering(who: LocalParty) -> RemoteParty:
+    """The same by its PONG, which tells the time."""
+    return attrs.evolve(known(who), clock_ahead_ms=AHEAD_MS)
+
+
 # -- both sides prove themselves -----------------------------------------------------------------------------------
 
 
@@ -103,16 +109,17 @@ def test_a_proven_dialer_is_known_by_its_first_frame(to: LocalParty | None) -> N
 @pytest.mark.parametrize("dialed", [LISTENER, None], ids=["dialed for its id", "dialed by address"])
 def test_a_proven_listener_is_known_by_its_answer(dialed: LocalParty | None) -> None:
     answer = travelled(pong())
-    assert (answer.timestamp, answer.server_time) == (5, 6)
-    assert judge_pong(answer, dialed=dialed) == known(LISTENER)
+    assert (answer.timestamp, answer.server_time) == (5, NOW_MS + AHEAD_MS)
+    assert judge_pong(answer, dialed=dialed) == answering(LISTENER)
 
 
 def test_an_answer_says_where_the_dialer_is_seen_and_that_proves_nothing() -> None:
     peer = RemoteParty(node_id=DIALER.credentials.node_id, verified=True)
     seen_at = ("2001:db8::7", 40_001)
-    answer = make_pong(LISTENER, binding=BINDING, peer=peer, timestamp=5, server_time=6, observed=seen_at)
+    answer = make_pong(LISTENER, binding=BINDING, peer=peer, timestamp=5, server_time=NOW_MS, observed=seen_at)
     assert travelled(answer).observed == "[2001:db8::7]:40001"
-    assert judge_pong(answer) == judge_pong(attrs.evolve(answer, observed="a lie")) == known(LISTENER)
+    same_time = attrs.evolve(known(LISTENER), clock_ahead_ms=0)
+    assert judge_pong(answer) == judge_pong(attrs.evolve(answer, observed="a lie")) == same_time
     assert pong().observed is None
 
 
@@ -133,13 +140,13 @@ def test_a_node_of_a_company_proves_its_certificate_with_issuers() -> None:
     leaf = trustme.CA().create_child_ca().issue_cert("node.example.org")
     who = party(4, credentials=Credentials.from_pem(leaf.private_key_and_cert_chain_pem.bytes()))
     assert judge_connect(travelled(connect(who))) == known(who)
-    assert judge_pong(travelled(pong(who)), dialed=who) == known(who)
+    assert judge_pong(travelled(pong(who)), dialed=who) == answering(who)
 
 
 def test_a_node_proves_itself_under_any_policy() -> None:
     assert judge_connect(connect(TRUSTING_DIALER)) == known(DIALER)
     assert judge_connect(connect(), by=TRUSTING) == known(DIALER)
-    assert judge_pong(pong(TRUSTING), by=TRUSTING_DIALER) == known(LISTENER)
+    assert judge_pong(pong(TRUSTING), by=TRUSTING_DIALER) == answering(LISTENER)
 
 
 def test_a_node_that_knows_no_endpoint_of_its_own_says_none() -> None:
@@ -147,12 +154,26 @@ def test_a_node_that_knows_no_endpoint_of_its_own_says_none() -> None:
     assert judge_connect(travelled(connect(who))) == known(who)
 
 
+@pytest.mark.parametrize(
+    ("ahead_ms", "differs"), [(0, False), (60_000, False), (-60_000, False), (60_001, True), (-60_001, True)]
+)
+def test_a_clock_differs_by_more_than_replicas_bear(ahead_ms: int, differs: bool) -> None:
+    told = judge_pong(attrs.evolve(pong(), server_time=NOW_MS + ahead_ms))
+    assert (told.clock_ahead_ms, told.clock_differs) == (ahead_ms, differs)
+    assert not judge_connect(connect()).clock_differs
+
+
+def test_the_time_of_a_peer_that_proves_nothing_means_nothing() -> None:
+    liar = attrs.evolve(pong(TRUSTING), proof=None, server_time=0)
+    assert judge_pong(liar, by=TRUSTING_DIALER, dialed=None).clock_ahead_ms is None
+
+
 # -- and each refusal ----------------------------------------------------------------------------------------------
 
 
 def test_another_realm_is_refused_before_anything_else() -> None:
     elsewhere = party(1, realm="org.other")
-    with pytest.raises(RealmMismatch, match="'org.other', we are in 'org.example'"):
+    with pytest.raises(RealmMismatch, match="we are in realm 'org.example', not 'org.other'; nodes of one mesh"):
         judge_connect(connect(elsewhere))
     with pytest.raises(RealmMismatch):
         judge_connect(Connect(realm_id="org.other"), by=TRUSTING)
@@ -299,7 +320,7 @@ def test_what_we_answer_to_a_peer_without_an_id_names_nobody() -> None:
 def test_our_own_id_is_refused_proven_or_not(hello: Hello, judge: Any, trusting: LocalParty) -> None:
     mine = party(trusting.instance[0], instance=b"another instance")
     own = connect(mine, to=mine) if isinstance(hello, Connect) else pong(mine, to=mine)
-    with pytest.raises(OwnIdentity, match="our own node id"):
+    with pytest.raises(OwnIdentity, match="another node runs with the same key; give every node a key of its own"):
         judge(own)
     with pytest.raises(OwnIdentity, match="our own node id"):
         judge(attrs.evolve(own, proof=None), by=trusting)

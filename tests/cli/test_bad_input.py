@@ -20,6 +20,8 @@ from macula_trio._cli.main import main
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.thorough
+
 HUGE: Final = "x" * 100_000
 CONTROL: Final = "\x1b[31mred\x07"
 FILES: Final = ("no/such/file", ".", "/dev/zero", "sparse", "pipe/", CONTROL, HUGE)

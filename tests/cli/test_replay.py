@@ -24,6 +24,8 @@ from macula_trio._cli.scales import (
 )
 from macula_trio.testing._world import Scale
 
+pytestmark = pytest.mark.thorough
+
 WIDTH: Final = 80
 
 # Fails when it has 5 nodes, 7 seconds and fault 3, and its seed is 1, 4, 7...

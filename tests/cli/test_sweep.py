@@ -21,6 +21,8 @@ from macula_trio._cli.main import main
 from macula_trio._cli.scales import read_numbers
 from macula_trio._cli.sweep import KINDS_MAX, OTHER_KINDS, SEEDS_MAX, Found
 
+pytestmark = pytest.mark.thorough
+
 EMPTY: Final = "async def scenario(world):\n    pass\n"
 NODES, SECONDS, FAULTS = 12, 40.0, 6  # what the pretended scenario wants
 

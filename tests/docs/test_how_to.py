@@ -13,7 +13,7 @@ import page_tools
 import pytest
 from page_tools import blocks
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.thorough]
 
 PAGE: Final = "docs/how-to/test-your-application.md"
 

@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 from page_tools import blocks
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.thorough]
 
 PAGE: Final = "docs/how-to/run-a-realm.md"
 

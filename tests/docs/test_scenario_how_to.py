@@ -10,6 +10,8 @@ from page_tools import files
 
 from macula_trio.testing import replay
 
+pytestmark = pytest.mark.thorough
+
 PAGE: Final = "docs/how-to/replay-scenarios.md"
 
 

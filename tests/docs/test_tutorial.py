@@ -32,7 +32,7 @@ import pytest
 import trio
 from page_tools import Block, blocks, read
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.thorough]
 
 PAGE: Final = "docs/tutorial.md"
 PORT: Final = "9443"

@@ -24,6 +24,8 @@ from macula_trio._peer import handshake
 from macula_trio._wire import codec, messages
 from macula_trio.errors import TrustError
 
+pytestmark = pytest.mark.thorough
+
 VARIATIONS: Final = {
     "frames": 400,
     "handshakes": 40,

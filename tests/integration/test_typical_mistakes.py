@@ -23,7 +23,7 @@ from macula_trio._identity.keys import certificates_pem, load_spki
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.thorough]
 
 REALM: Final = "org.example.home"
 PATIENCE_S: Final = 40

@@ -116,7 +116,14 @@ async def run_once(block: Block, step: float, network: SimNetwork, nodes: list[m
 
 
 @pytest.mark.timeout(240)  # hundreds of runs
-@pytest.mark.parametrize("block", [a_provider, a_subscriber, a_node_with_both, a_node_on_a_small_path])
+@pytest.mark.parametrize(
+    "block",
+    [
+        a_provider,
+        a_subscriber,
+        *(pytest.param(block, marks=pytest.mark.thorough) for block in (a_node_with_both, a_node_on_a_small_path)),
+    ],
+)
 async def test_cancelled_at_any_step_nothing_is_left(block: Block, autojump_clock: trio.testing.MockClock) -> None:
     network = SimNetwork()
     async with open_mesh(3, network=network) as nodes:

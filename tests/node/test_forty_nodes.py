@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 
 import macula_trio as macula
 from macula_trio.testing import open_mesh
+
+pytestmark = pytest.mark.thorough
 
 SIZE = 40
 K = 20

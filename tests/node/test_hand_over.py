@@ -24,6 +24,8 @@ from macula_trio.testing._frame_node import (
 )
 from macula_trio.testing.frames import FrameNetwork
 
+pytestmark = pytest.mark.thorough
+
 Clock = trio.testing.MockClock
 REPLICAS: Final = 20
 KEYS: Final = [dht_key(f"key.{number}") for number in range(30)]

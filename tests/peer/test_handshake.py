@@ -322,7 +322,7 @@ def test_our_own_id_is_refused_proven_or_not(hello: Hello, judge: Any, trusting:
     own = connect(mine, to=mine) if isinstance(hello, Connect) else pong(mine, to=mine)
     with pytest.raises(OwnIdentity, match="another node runs with the same key; give every node a key of its own"):
         judge(own)
-    with pytest.raises(OwnIdentity, match="our own node id"):
+    with pytest.raises(OwnIdentity, match="same key"):
         judge(attrs.evolve(own, proof=None), by=trusting)
 
 

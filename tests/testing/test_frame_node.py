@@ -26,6 +26,8 @@ from macula_trio.testing._frame_node import REALM, FrameNode, frame_identity, op
 from macula_trio.testing.frames import FrameNetwork
 from macula_trio.testing.network import LinkModel
 
+pytestmark = pytest.mark.thorough
+
 Clock = trio.testing.MockClock
 REPLICAS = 20
 FAULTY = LinkModel(latency_s=0.005, jitter_s=0.01, loss=0.05, duplication=0.05, reordering=0.05)

@@ -45,9 +45,14 @@ def _key_shared(facts: Mapping[str, Any]) -> str:
     return f"the node at {facts['address']} runs with the same key as we do; {mend}"
 
 
+def _moved(facts: Mapping[str, Any]) -> str:
+    return f"we announce {facts['endpoint']} from now on, where we are seen, and no longer {facts['before']}"
+
+
 _ADVICE: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "clock.differs": _clock_differs,
     "dht.clock_skew": _clock_wrong,
+    "endpoint.changed": _moved,
     "identity.renewal_due": _renewal_due,
     "identity.untrusted": _untrusted,
     "identity_conflict": _key_shared,

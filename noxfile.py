@@ -106,7 +106,7 @@ def install_wheel(session: nox.Session, *requirements: str) -> None:
     """Install the package as users get it, with its extra ``cli``; the wheel is built once per run."""
     directory = wheel_directory()
     if not list(directory.glob("*.whl")):
-        session.install(*group("build"), *constraints())
+        session.install(*group("wheel"), *constraints())
         session.run("python", "-m", "build", "--wheel", "--outdir", str(directory), str(ROOT), silent=True)
     wheel = next(directory.glob("*.whl"))
     session.install(f"{wheel}[cli]", *requirements)

@@ -6,6 +6,7 @@ import pytest
 
 from macula_trio._authorisation import Allowance, read_rule
 from macula_trio._ids import NodeId
+from macula_trio._util import shown
 
 FRIEND, STRANGER = NodeId(bytes(32)), NodeId(bytes(31) + b"\1")
 
@@ -74,7 +75,7 @@ BAD: Final = [
     (True, "allow: True is neither a list of ids, such as [NodeId.from_hex(...)], nor a function"),
     (FRIEND, f"allow: {FRIEND!r} is one node; write a list of ids: [{FRIEND!r}]"),
     ([FRIEND, "ab"], "allow: 'ab' is not a NodeId; make one by NodeId.from_hex or NodeId(...)"),
-    ([bytes(32)], f"allow: {bytes(32)!r} is not a NodeId; make one by NodeId.from_hex or NodeId(...)"),
+    ([bytes(32)], f"allow: {shown(bytes(32))} is not a NodeId; make one by NodeId.from_hex or NodeId(...)"),
 ]
 
 

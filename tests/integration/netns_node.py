@@ -1,4 +1,4 @@
-"""One node of `test_small_paths.py`, for a namespace of its own: prints one line of JSON for each thing that it did.
+"""A node of `test_narrow_networks.py`, in a namespace of its own: prints one line of JSON for each thing that it did.
 
 As ``provide LISTEN`` it adds numbers until its standard input ends; as ``call LISTEN BOOTSTRAP`` it has them added,
 sends a thousand times as much, and is done.

@@ -57,8 +57,8 @@ class Machine:
     async def bind(self, address: Address) -> DatagramSocket:
         return BoundSocket(await self.host.bind(address), address[0])  # type: ignore[return-value]  # by its __getattr__
 
-    async def resolve(self, host: str, *, like: str | None = None) -> str:
-        return await self.host.resolve(host, like=like)
+    async def resolve(self, host: str) -> list[str]:
+        return await self.host.resolve(host)
 
     def source_host(self, peer: Address) -> str:
         if not self.has_route:

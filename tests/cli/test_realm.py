@@ -131,12 +131,15 @@ def typing(monkeypatch: pytest.MonkeyPatch, *answers: str) -> list[str]:
     prompts: list[str] = []
     waiting = list(answers)
 
-    def ask(prompt: str, **_options: object) -> str:
-        prompts.append(prompt)
-        return waiting.pop(0)
+    def ask(prompt: str, *, hide_input: bool, confirmation_prompt: bool, err: bool) -> str:
+        assert (hide_input, err) == (True, True)
+        prompts.extend([prompt, "once more"] if confirmation_prompt else [prompt])
+        typed = {waiting.pop(0) for _ in range(2 if confirmation_prompt else 1)}
+        assert len(typed) == 1
+        return typed.pop()
 
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(click.termui, "hidden_prompt_func", ask)
+    monkeypatch.setattr(click, "prompt", ask)  # how it looks on a real terminal differs between releases of click
     return prompts
 
 

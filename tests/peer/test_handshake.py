@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
 from typing import Any, Final
 
 import attrs
@@ -372,20 +374,30 @@ def forgeries(draw: st.DrawFn, hello: Hello) -> Hello:
     return attrs.evolve(hello, certificate_chain=(before + turn_bit(own, bit) + after,))
 
 
+def require_refusal_or_same_key(forged: Hello, original: Hello, judge: Callable[[], RemoteParty]) -> None:
+    """Before cryptography 50 a key may be written in several ways; then whose it is, is the same."""
+    try:
+        judged = judge()
+    except TrustError:
+        return
+    assert judged.node_id == original.node_id
+    assert attrs.evolve(forged, certificate_chain=original.certificate_chain) == original
+    assert tuple(map(int, version("cryptography").split(".")[:1])) < (50,)
+
+
 @given(forgeries(connect()))
 def test_no_change_of_a_proven_connect_is_accepted(forged: Hello) -> None:
     assert isinstance(forged, Connect)
     for by in (LISTENER, TRUSTING):
-        with pytest.raises(TrustError):
-            judge_connect(forged, by=by)
+        require_refusal_or_same_key(forged, connect(), partial(judge_connect, forged, by=by))
 
 
 @given(forgeries(pong()), st.booleans())
 def test_no_change_of_a_proven_answer_is_accepted(forged: Hello, dialed: bool) -> None:
     assert isinstance(forged, Pong)
     for by in (DIALER, TRUSTING_DIALER):
-        with pytest.raises(TrustError):
-            judge_pong(forged, by=by, dialed=LISTENER if dialed else None)
+        judge = partial(judge_pong, forged, by=by, dialed=LISTENER if dialed else None)
+        require_refusal_or_same_key(forged, pong(), judge)
 
 
 @given(st.integers(0, 255))

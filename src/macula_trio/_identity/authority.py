@@ -15,14 +15,21 @@ from typing import Final, Self
 
 import attrs
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from macula_trio._identity.certificate import REALM_SUFFIX, realm_server_name
 from macula_trio._identity.facts import extension, read_facts
-from macula_trio._identity.keys import Credentials, PublicKey, load_spki, node_id_of, private_pem, spki
+from macula_trio._identity.keys import (
+    MALFORMED_CERTIFICATE,
+    Credentials,
+    PublicKey,
+    load_spki,
+    node_id_of,
+    private_pem,
+    spki,
+)
 from macula_trio._util import HOST_CHARS_MAX, validate_name
 from macula_trio.errors import IdentityFileError, RealmMismatch, TrustError
 
@@ -233,7 +240,7 @@ def requested_key(request: bytes) -> PublicKey:
         proven = read.is_signature_valid
         key = read.public_key()
         data = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as exc:
+    except MALFORMED_CERTIFICATE as exc:
         raise IdentityFileError("no certificate request in PEM form found") from exc
     if not proven:
         raise TrustError("the certificate request is not signed by its own key")

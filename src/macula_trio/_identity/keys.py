@@ -11,7 +11,7 @@ from typing import Final, Self, TypeAlias
 
 import attrs
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.utils import CryptographyDeprecationWarning
@@ -36,6 +36,7 @@ MALFORMED_CERTIFICATE: Final = (
     ValueError,
     TypeError,
     KeyError,  # cryptography 43, of a text of an unknown type
+    InternalError,  # up to cryptography 44, of a key whose algorithm OpenSSL does not know
     UnsupportedAlgorithm,
     x509.InvalidVersion,
     x509.DuplicateExtension,

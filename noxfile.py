@@ -133,7 +133,7 @@ def run_pytest(session: nox.Session, launcher: Sequence[str], *options: str) -> 
     if not any(part.startswith(str(ROOT)) for part in arguments):
         arguments.append(str(ROOT / "tests"))
     with tempfile.TemporaryDirectory() as empty, session.chdir(empty):
-        session.run(*launcher, *pytest, *arguments, env={"MACULA_TEST_INSTALLED": "1"})
+        session.run(*launcher, *pytest, *arguments, env={"TESTS_OF_THE_WHEEL": "1"})
 
 
 @nox.session(python=PYTHONS)
@@ -141,21 +141,21 @@ def tests(session: nox.Session) -> None:
     """Run the tests against the wheel, on every supported interpreter that is here: all on one, most on the others."""
     install_locked(session, *group("test"))
     brief = () if session.python == OLDEST or session.posargs else BRIEF
-    run_pytest(session, ["python"], "-n", "auto", *brief)
+    run_pytest(session, ["python"], "-n", "auto", "--durations=20", *brief)
 
 
 @nox.session(python=PYTHONS)
 def tests_all(session: nox.Session) -> None:
     """Run all tests on every supported interpreter that is here; takes a quarter of an hour."""
     install_locked(session, *group("test"))
-    run_pytest(session, ["python"], "-n", "auto")
+    run_pytest(session, ["python"], "-n", "auto", "--durations=20")
 
 
 @nox.session(python=OLDEST)
 def tests_min(session: nox.Session) -> None:
     """Run most tests with the oldest versions that pyproject.toml allows: what it says is what this proves."""
     install_wheel(session, *group("test"), *lowest())
-    run_pytest(session, ["python"], "-n", "auto", *(() if session.posargs else BRIEF))
+    run_pytest(session, ["python"], "-n", "auto", "--durations=20", *(() if session.posargs else BRIEF))
 
 
 @nox.session(python=NEWEST)
@@ -163,7 +163,7 @@ def tests_latest(session: nox.Session) -> None:
     """Run all tests with the newest versions, those before their release included: what is coming."""
     before_release = "--prerelease=allow" if session.venv_backend == "uv" else "--pre"
     install_wheel(session, *group("test"), before_release)
-    run_pytest(session, ["python"], "-n", "auto")
+    run_pytest(session, ["python"], "-n", "auto", "--durations=20")
 
 
 @nox.session

@@ -14,7 +14,7 @@ import pytest
 import macula_trio
 
 pytestmark = pytest.mark.skipif(
-    "MACULA_TEST_INSTALLED" not in os.environ, reason="the tests run against the source tree, not under nox"
+    "TESTS_OF_THE_WHEEL" not in os.environ, reason="the tests run against the source tree, not under nox"
 )
 
 

@@ -69,6 +69,7 @@ expose_pyenv()
 HERE = [version for version in PYTHONS if shutil.which(f"python{version}")] or PYTHONS[:1]
 OLDEST, NEWEST = HERE[0], HERE[-1]
 BRIEF = ("-m", "not thorough")
+PARALLEL = ("-n", "auto", "--durations=20")  # which are slow is told each time, before they are many
 
 
 def group(name: str) -> tuple[str, ...]:
@@ -141,21 +142,21 @@ def tests(session: nox.Session) -> None:
     """Run the tests against the wheel, on every supported interpreter that is here: all on one, most on the others."""
     install_locked(session, *group("test"))
     brief = () if session.python == OLDEST or session.posargs else BRIEF
-    run_pytest(session, ["python"], "-n", "auto", "--durations=20", *brief)
+    run_pytest(session, ["python"], *PARALLEL, *brief)
 
 
 @nox.session(python=PYTHONS)
 def tests_all(session: nox.Session) -> None:
     """Run all tests on every supported interpreter that is here; takes a quarter of an hour."""
     install_locked(session, *group("test"))
-    run_pytest(session, ["python"], "-n", "auto", "--durations=20")
+    run_pytest(session, ["python"], *PARALLEL)
 
 
 @nox.session(python=OLDEST)
 def tests_min(session: nox.Session) -> None:
     """Run most tests with the oldest versions that pyproject.toml allows: what it says is what this proves."""
     install_wheel(session, *group("test"), *lowest())
-    run_pytest(session, ["python"], "-n", "auto", "--durations=20", *(() if session.posargs else BRIEF))
+    run_pytest(session, ["python"], *PARALLEL, *(() if session.posargs else BRIEF))
 
 
 @nox.session(python=NEWEST)
@@ -163,7 +164,7 @@ def tests_latest(session: nox.Session) -> None:
     """Run all tests with the newest versions, those before their release included: what is coming."""
     before_release = "--prerelease=allow" if session.venv_backend == "uv" else "--pre"
     install_wheel(session, *group("test"), before_release)
-    run_pytest(session, ["python"], "-n", "auto", "--durations=20")
+    run_pytest(session, ["python"], *PARALLEL)
 
 
 @nox.session

@@ -277,7 +277,7 @@ def _open_trace(path: str) -> Iterator[TextIO]:
     try:
         with file:
             yield file
-    except BaseException:
+    except BaseException:  # interrupted as well
         if new:
             Path(path).unlink(missing_ok=True)
         raise

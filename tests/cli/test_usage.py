@@ -66,6 +66,7 @@ BAD: Final = [
     (["call", "math.add", "{}", *SOMEWHERE, "--timeout", "soon"], "--timeout"),
     (["call", "math.add", "{}", *SOMEWHERE, "--timeout", "0"], "above 0"),
     (["call", "math.add", "{}", *SOMEWHERE, "--timeout", "nan"], "above 0"),
+    (["call", "math.add", "{}", *SOMEWHERE, "--timeout", "300.1"], "at most 300"),
     (["call", "math.add", "{}", *SOMEWHERE, "--identity", "missing.pem"], "missing.pem: no such file"),
     (["publish", "a topic", "1", *SOMEWHERE], "'a topic'"),
     (["publish", "topic", "one", *SOMEWHERE], "'one' is not JSON"),

@@ -26,14 +26,14 @@ LOCK = ROOT / "lock.txt"
 SCENARIOS = ROOT / "scenarios"
 SCENARIO_NAMES = sorted(path.stem for path in SCENARIOS.glob("*.py"))
 # Too long for every day; `nox -s scenarios_all` has them.
-LONG_SCENARIOS = {"store_fanout", "thousand_nodes", "thundering_join"}
+LONG_SCENARIOS = {"churn", "store_fanout", "thousand_nodes", "thundering_join"}
 
 FUZZ_PYTHON = "3.13"  # atheris has wheels for 3.11 to 3.13
 FUZZ_TARGETS = ["frames", "handshakes", "dht", "hellos", "certificates"]
 FUZZ_FOUND = 77  # libFuzzer's exit code
 
-# flake8-async checks what ruff cannot see.
-ASYNC_RULES = ["--enable=ASYNC1,ASYNC2,ASYNC3,ASYNC9"]
+# flake8-async checks what ruff cannot see; flake8 lends it all cores, because it takes a second for 300 lines.
+ASYNC_RULES = ["--isolated", "--select=ASYNC1,ASYNC2,ASYNC3,ASYNC9"]
 ASYNC_DISABLED = [
     "ASYNC114",  # wants a second list of all functions that take task_status
     "ASYNC122",  # is about Trio before 0.27
@@ -48,7 +48,7 @@ ASYNC_DISABLED_IN_TESTS = [*ASYNC_DISABLED, "ASYNC124"]  # a test may be async f
 ASYNC_DISABLED_IN_SCENARIOS = [*ASYNC_DISABLED_IN_TESTS, "ASYNC100", "ASYNC912"]
 
 nox.needs_version = ">=2025.10.14"  # the first whose noxfiles may set download_python
-nox.options.sessions = ["tests", "tests_min", "lint", "types", "scenarios", "docs"]
+nox.options.sessions = ["tests", "lint", "types", "scenarios", "docs"]
 nox.options.default_venv_backend = "uv|virtualenv"  # uv saves a minute and a half of a whole run; pip does as well
 nox.options.download_python = "never"
 nox.options.error_on_external_run = True
@@ -65,11 +65,13 @@ def expose_pyenv() -> None:
 
 expose_pyenv()
 
-# The oldest that is here runs all tests; on the others those are left out that say nothing about an interpreter.
+# Every day the long ones are left out, and on all but the oldest that is here those that say nothing about an
+# interpreter.
 HERE = [version for version in PYTHONS if shutil.which(f"python{version}")] or PYTHONS[:1]
 OLDEST, NEWEST = HERE[0], HERE[-1]
-BRIEF = ("-m", "not thorough")
-PARALLEL = ("-n", "auto", "--durations=20")  # which are slow is told each time, before they are many
+EVERYDAY, BRIEF, LONG = ("-m", "not long"), ("-m", "not long and not thorough"), ("-m", "long")
+# Which are slow is told each time, before they are many.
+PARALLEL = ("-n", "auto", "--dist", "worksteal", "--durations=20")
 
 
 def group(name: str) -> tuple[str, ...]:
@@ -139,15 +141,22 @@ def run_pytest(session: nox.Session, launcher: Sequence[str], *options: str) -> 
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests against the wheel, on every supported interpreter that is here: all on one, most on the others."""
+    """Run the everyday tests against the wheel, on every supported interpreter that is here: most of them on one."""
     install_locked(session, *group("test"))
-    brief = () if session.python == OLDEST or session.posargs else BRIEF
-    run_pytest(session, ["python"], *PARALLEL, *brief)
+    chosen = () if session.posargs else EVERYDAY if session.python == OLDEST else BRIEF
+    run_pytest(session, ["python"], *PARALLEL, *chosen)
+
+
+@nox.session(python=OLDEST)
+def tests_long(session: nox.Session) -> None:
+    """Run the tests that the everyday sessions leave out: sweeps, and what takes many processes or nodes."""
+    install_locked(session, *group("test"))
+    run_pytest(session, ["python"], *PARALLEL, *(() if session.posargs else LONG))
 
 
 @nox.session(python=PYTHONS)
 def tests_all(session: nox.Session) -> None:
-    """Run all tests on every supported interpreter that is here; takes a quarter of an hour."""
+    """Run all tests on every supported interpreter that is here; takes half an hour."""
     install_locked(session, *group("test"))
     run_pytest(session, ["python"], *PARALLEL)
 
@@ -227,18 +236,26 @@ def fuzz(session: nox.Session) -> None:
         session.error(f"findings in {findings}: {', '.join(found)}; mend the bug, keep the input in a test, delete it")
 
 
+def flake8_async(session: nox.Session, disabled: Sequence[str], *parts: str) -> None:
+    """Check Trio's rules in parts of the tree."""
+    session.install(*group("lint"), *constraints())
+    session.run("flake8", *ASYNC_RULES, f"--extend-ignore={','.join(disabled)}", *(str(ROOT / part) for part in parts))
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and format with ruff, and Trio's rules with flake8-async."""
+    """Check style and format with ruff, and Trio's rules in what is run by others with flake8-async."""
     session.install(*group("lint"), *constraints())
     session.run("ruff", "check", str(ROOT))
     session.run("ruff", "format", "--check", str(ROOT))
-    sources = sorted(str(path) for path in (ROOT / "src").rglob("*.py"))
-    session.run("flake8-async", *ASYNC_RULES, f"--disable={','.join(ASYNC_DISABLED)}", *sources)
-    others = sorted(str(path) for name in ("tests", "benchmarks") for path in (ROOT / name).rglob("*.py"))
-    session.run("flake8-async", *ASYNC_RULES, f"--disable={','.join(ASYNC_DISABLED_IN_TESTS)}", *others)
-    stories = sorted(str(path) for path in SCENARIOS.glob("*.py"))
-    session.run("flake8-async", *ASYNC_RULES, f"--disable={','.join(ASYNC_DISABLED_IN_SCENARIOS)}", *stories)
+    flake8_async(session, ASYNC_DISABLED, "src")
+    flake8_async(session, ASYNC_DISABLED_IN_SCENARIOS, "scenarios")
+
+
+@nox.session
+def lint_tests(session: nox.Session) -> None:
+    """Check Trio's rules in the tests and the benchmarks as well; takes a minute."""
+    flake8_async(session, ASYNC_DISABLED_IN_TESTS, "tests", "benchmarks")
 
 
 @nox.session

@@ -8,6 +8,8 @@ from typing import Final
 
 import pytest
 
+pytestmark = pytest.mark.thorough
+
 HEAVY: Final = ("aioquic", "attr", "attrs", "cryptography", "msgpack", "OpenSSL", "trio")
 
 

@@ -6,6 +6,10 @@ import subprocess
 import sys
 from typing import Final
 
+import pytest
+
+pytestmark = pytest.mark.thorough
+
 # The libraries below us choose by system themselves, so they are here before the system becomes another one.
 ELSEWHERE: Final = """
 import asyncio, importlib, importlib.metadata, os, pkgutil, signal, socket, sys

@@ -318,6 +318,7 @@ def test_a_command_can_be_pasted_into_a_shell() -> None:
 # -- other processes ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_one_run_under_many_hash_seeds_is_one_run(failing: str, capsys: pytest.CaptureFixture[str]) -> None:
     golden = "golden.jsonl"
@@ -346,6 +347,7 @@ async def scenario(world):
 """
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_a_run_that_follows_from_how_strings_are_hashed_is_found_out(capsys: pytest.CaptureFixture[str]) -> None:
     path = scenario("sets", ORDERED_BY_HASH)
@@ -358,6 +360,7 @@ def test_a_run_that_follows_from_how_strings_are_hashed_is_found_out(capsys: pyt
     assert output.err == "error: sets, seed 0: PYTHONHASHSEED=1 gives another trace than PYTHONHASHSEED=0\n"
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_what_a_file_prints_when_it_is_imported_is_not_the_result_either(capsys: pytest.CaptureFixture[str]) -> None:
     path = scenario("talks", "print('hello')\nasync def scenario(world):\n    pass\n")
@@ -367,6 +370,7 @@ def test_what_a_file_prints_when_it_is_imported_is_not_the_result_either(capsys:
     assert output.err == "hello\n"
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_every_child_has_the_hash_seed_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     note = "import os\nasync def scenario(world):\n    world.note('told', seed=os.environ['PYTHONHASHSEED'])\n"
@@ -384,6 +388,7 @@ async def scenario(world):
 """
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_the_schedule_counts_as_well(capsys: pytest.CaptureFixture[str]) -> None:
     path = scenario("steps", SCHEDULED_BY_HASH)
@@ -393,12 +398,14 @@ def test_the_schedule_counts_as_well(capsys: pytest.CaptureFixture[str]) -> None
     assert "another schedule" in found["error"]
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_a_run_that_fails_under_every_hash_seed_fails_as_one(failing: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", failing, "--seed", "1", "--hash-seeds", "0:2"]) == 1
     assert capsys.readouterr().err.endswith("error: machines, seed 1: host3 is free: it is held back\n")
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_a_child_that_dies_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     path = scenario("dies", "import os\nasync def scenario(world):\n    os._exit(7)\n")

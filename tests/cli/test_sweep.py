@@ -277,6 +277,7 @@ def is_running(pid: int) -> bool:
     return True
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_a_real_sweep_finds_and_shrinks(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", scenario("real", REAL), "--seeds", "0:4", "--json"]) == 1
@@ -290,6 +291,7 @@ def test_a_real_sweep_finds_and_shrinks(capsys: pytest.CaptureFixture[str]) -> N
     assert "nodes=3" in capsys.readouterr().out
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_a_child_that_spins_is_killed_and_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", scenario("spins", SPINS), "--seeds", "0:2", "--timeout", "8", "--json"]) == 1
@@ -298,6 +300,7 @@ def test_a_child_that_spins_is_killed_and_reported(capsys: pytest.CaptureFixture
     assert not is_running(int(Path("pid0").read_text(encoding="utf-8")))
 
 
+@pytest.mark.long
 @pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_an_interrupted_sweep_leaves_no_child(number: signal.Signals) -> None:
@@ -328,6 +331,7 @@ def test_a_child_whose_parent_was_killed_ends_by_itself() -> None:
     assert subprocess.run(command, check=False, timeout=30).returncode == -signal.SIGALRM
 
 
+@pytest.mark.long
 @pytest.mark.processes
 async def test_a_child_that_talks_much_is_heard_to_its_end() -> None:
     noisy = "import sys\nasync def scenario(world):\n    sys.stderr.write('x' * 3_000_000 + '\\nthe end\\n')\n"
@@ -352,6 +356,7 @@ async def test_of_what_a_child_writes_only_the_end_is_kept() -> None:
     assert tail.text().endswith("039")
 
 
+@pytest.mark.long
 @pytest.mark.processes
 async def test_a_module_in_the_current_directory_takes_nobodys_place() -> None:
     scenario("attrs", "raise SystemExit('not the real one')")

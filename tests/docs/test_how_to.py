@@ -49,6 +49,7 @@ def test_the_tests_of_the_page_pass(tmp_path: Path) -> None:
     assert f"rootdir: {tmp_path}" in done.stdout
 
 
+@pytest.mark.long
 def test_they_pass_with_marks_instead_of_trio_mode_and_with_other_seeds(tmp_path: Path) -> None:
     marked = {
         name: re.sub(
@@ -63,6 +64,7 @@ def test_they_pass_with_marks_instead_of_trio_mode_and_with_other_seeds(tmp_path
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "test", "right", "wrong"),
     [
@@ -81,6 +83,7 @@ def test_a_test_that_fails_tells_its_seed_as_the_page_says(
     assert [(test_id, seed == again) for seed, again, test_id in told] == [(f"{name}::{test}", True)]
 
 
+@pytest.mark.long
 def test_the_report_on_the_page_is_a_real_one(tmp_path: Path) -> None:
     (report,) = [block.text for block in blocks(PAGE) if block.language == "text"]
     name = "test_thermostat.py"

@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-pytestmark = [pytest.mark.processes, pytest.mark.thorough]
+pytestmark = [pytest.mark.processes, pytest.mark.long]
 
 BENCHMARKS: Final = Path(__file__).parents[2] / "benchmarks"
 COMMAND: Final = [sys.executable, str(BENCHMARKS / "attacks.py"), "--seconds", "1", "--rounds", "1", "--json"]

@@ -13,7 +13,7 @@ import pytest
 
 import macula_trio
 
-pytestmark = [pytest.mark.processes, pytest.mark.thorough]
+pytestmark = [pytest.mark.processes, pytest.mark.long]
 
 PACKAGE: Final = Path(macula_trio.__file__).parent
 SCENARIOS: Final = Path(__file__).parents[2] / "scenarios"

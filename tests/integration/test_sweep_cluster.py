@@ -18,7 +18,7 @@ import trio
 
 # Not `importorskip`: what Dask warns about at its import is an error here; only child processes import it.
 pytestmark = [
-    pytest.mark.thorough,
+    pytest.mark.long,
     pytest.mark.processes,
     pytest.mark.skipif(find_spec("distributed") is None, reason="the extra `cluster` is not installed"),
 ]

@@ -15,7 +15,7 @@ from macula_trio import Call, NodeConfig, open_node
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.thorough]
 
 REALM: Final = "org.example.test"
 PATIENCE_S: Final = 30

@@ -21,6 +21,8 @@ from macula_trio._net.quic import CloseReason, Connection
 from macula_trio.errors import ErrorCode
 from macula_trio.testing import SimNetwork
 
+pytestmark = pytest.mark.thorough
+
 Clock = trio.testing.MockClock
 MEBIBYTE = 1024 * 1024
 ROUNDS = 14  # of doubling: from 1 MiB to 16 GiB, if nobody stopped it
@@ -148,6 +150,7 @@ async def test_pieces_of_a_handshake_are_bounded_in_number_and_reach(
         assert leftovers(target) == {}
 
 
+@pytest.mark.long
 async def test_what_was_taken_is_granted_again(autojump_clock: Clock) -> None:
     heard: list[Proving] = []
 
@@ -165,6 +168,7 @@ async def test_what_was_taken_is_granted_again(autojump_clock: Clock) -> None:
         assert not heard[0].closed.is_set()
 
 
+@pytest.mark.long
 async def test_what_a_reset_stream_never_delivered_is_granted_again(autojump_clock: Clock) -> None:
     heard: list[Proving] = []
 

@@ -23,6 +23,8 @@ from macula_trio.testing import SimNetwork
 from macula_trio.testing._mesh import sim_identity
 from macula_trio.testing.network import SimHost
 
+pytestmark = pytest.mark.long
+
 REALM: Final = "org.example.test"
 PROCEDURE: Final = "where.are.you"
 INSIDE: Final = "192.168.1.5"

@@ -121,7 +121,7 @@ async def run_once(block: Block, step: float, network: SimNetwork, nodes: list[m
     [
         a_provider,
         a_subscriber,
-        *(pytest.param(block, marks=pytest.mark.thorough) for block in (a_node_with_both, a_node_on_a_small_path)),
+        *(pytest.param(block, marks=pytest.mark.long) for block in (a_node_with_both, a_node_on_a_small_path)),
     ],
 )
 async def test_cancelled_at_any_step_nothing_is_left(block: Block, autojump_clock: trio.testing.MockClock) -> None:

@@ -22,7 +22,7 @@ from macula_trio.errors import ErrorCode
 from macula_trio.testing import SimNetwork, open_mesh, open_world
 from macula_trio.testing._frame_node import open_frame_mesh
 
-pytestmark = pytest.mark.thorough
+pytestmark = pytest.mark.long
 
 Clock = trio.testing.MockClock
 KEY, ID = bytes(range(32)), bytes(16)

@@ -8,7 +8,7 @@ import trio
 import macula_trio as macula
 from macula_trio.testing import open_mesh
 
-pytestmark = pytest.mark.thorough
+pytestmark = pytest.mark.long
 
 SIZE = 40
 K = 20

@@ -24,7 +24,7 @@ from macula_trio.testing._frame_node import (
 )
 from macula_trio.testing.frames import FrameNetwork
 
-pytestmark = pytest.mark.thorough
+pytestmark = pytest.mark.long
 
 Clock = trio.testing.MockClock
 REPLICAS: Final = 20

@@ -24,6 +24,8 @@ from macula_trio._wire.frame import HEADER, VERSION, MessageType
 from macula_trio.errors import ErrorCode
 from macula_trio.testing import SimNetwork, open_mesh
 
+pytestmark = pytest.mark.thorough
+
 Clock = trio.testing.MockClock
 
 ATTACKER: Final = 9

@@ -434,7 +434,7 @@ async def test_a_report_says_that_replicas_do_not_trust_us(autojump_clock: Clock
 # -- our own certificate -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.thorough
+@pytest.mark.long
 async def test_a_certificate_that_is_due_for_renewal_is_told_in_time_and_renewed(autojump_clock: Clock) -> None:
     begin = datetime.datetime.fromtimestamp(EPOCH_MS / 1000, datetime.UTC)
     day = datetime.timedelta(days=1)

@@ -18,7 +18,7 @@ from macula_trio.testing import World, open_world
 from macula_trio.testing._frame_node import REALM, FrameNode, frame_identity, open_frame_mesh, open_frame_node
 from macula_trio.testing.frames import FrameNetwork
 
-pytestmark = pytest.mark.thorough
+pytestmark = pytest.mark.long
 
 Clock = trio.testing.MockClock
 KEY, WITHDRAWN = bytes(range(32)), bytes(range(1, 33))

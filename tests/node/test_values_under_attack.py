@@ -22,7 +22,7 @@ from macula_trio._wire import messages as wire
 from macula_trio.testing import SimNetwork, open_mesh
 from macula_trio.testing.network import EPOCH_MS
 
-pytestmark = pytest.mark.thorough
+pytestmark = pytest.mark.long
 
 Clock = trio.testing.MockClock
 Value: TypeAlias = dict[str, Any]

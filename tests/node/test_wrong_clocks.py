@@ -16,6 +16,8 @@ from macula_trio._wire import messages as wire
 from macula_trio._wire.fields import COUNT_MAX
 from macula_trio.testing import World, open_world
 
+pytestmark = pytest.mark.thorough
+
 Clock = trio.testing.MockClock
 KEY: Final = bytes(range(32))
 TTL_S: Final = 300  # of values, as `NodeConfig` has it

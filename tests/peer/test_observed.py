@@ -95,6 +95,7 @@ def test_what_is_no_address_of_one_node_is_nothing(text: str | None) -> None:
     assert read_observed(text) is None
 
 
+@pytest.mark.thorough
 @given(st.text(max_size=30) | st.text(st.sampled_from("12.:[]%fe80"), max_size=20))
 def test_whatever_a_peer_writes_is_read_or_nothing(text: str) -> None:
     address = read_observed(text)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     Scenario = Callable[[random.Random], Awaitable[None]]
 
+pytestmark = pytest.mark.thorough
+
 
 async def _sleep(chance: random.Random) -> None:
     await trio.sleep(3)

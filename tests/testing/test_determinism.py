@@ -51,12 +51,14 @@ async def _six_at_once(chance: random.Random) -> str:
 # -- the scheduler -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_one_seed_gives_one_schedule() -> None:
     runs = [run_seeded(_six_at_once, seed=7) for _ in range(10)]
     assert {run.result for run in runs} == {runs[0].result}
     assert {(run.schedule, run.steps) for run in runs} == {(runs[0].schedule, runs[0].steps)}
 
 
+@pytest.mark.thorough
 def test_another_seed_gives_another_schedule() -> None:
     runs = [run_seeded(_six_at_once, seed=seed) for seed in range(10)]
     assert len({run.result for run in runs}) == len({run.schedule for run in runs}) == 10
@@ -272,6 +274,7 @@ def test_another_process_takes_the_same_steps_with_real_quic() -> None:
     assert run("1") == run("2") == first
 
 
+@pytest.mark.thorough
 def test_the_settings_of_the_garbage_collector_do_not_change_a_run() -> None:
     async def forgotten() -> AsyncIterator[int]:  # noqa: ASYNC900  # that is the point
         yield 1
@@ -299,6 +302,7 @@ def test_the_settings_of_the_garbage_collector_do_not_change_a_run() -> None:
     assert gc.isenabled()
 
 
+@pytest.mark.thorough
 def test_a_long_run_has_its_garbage_collected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("macula_trio.testing._determinism.COLLECT_STEPS", 100)
 
@@ -323,6 +327,7 @@ def test_a_long_run_has_its_garbage_collected(monkeypatch: pytest.MonkeyPatch) -
     assert run_seeded(scenario, seed=1).result <= 101
 
 
+@pytest.mark.thorough
 def test_a_digest_sees_when_and_who_but_no_addresses() -> None:
     async def scenario(chance: random.Random, name: str, seconds: float) -> None:
         async with trio.open_nursery() as nursery:

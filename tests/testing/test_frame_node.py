@@ -26,7 +26,7 @@ from macula_trio.testing._frame_node import REALM, FrameNode, frame_identity, op
 from macula_trio.testing.frames import FrameNetwork
 from macula_trio.testing.network import LinkModel
 
-pytestmark = pytest.mark.thorough
+pytestmark = pytest.mark.long
 
 Clock = trio.testing.MockClock
 REPLICAS = 20

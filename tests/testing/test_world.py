@@ -32,6 +32,8 @@ from macula_trio.testing import (
 )
 from macula_trio.testing._invariants import CALL_ONCE, MESSAGE_ONCE, NOTHING_LEFT, VALUE_FOUND, Invariants
 
+pytestmark = pytest.mark.thorough
+
 KEY = dht_key("value")
 
 

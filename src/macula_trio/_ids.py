@@ -6,6 +6,7 @@ Pure.  The metric is Kademlia's (Maymounkov & Mazieres 2002, section 2.1); DESIG
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Final, Self
 
 import attrs
@@ -63,6 +64,14 @@ class Contact:
 
     node_id: NodeId
     endpoint: str
+
+
+@attrs.frozen(kw_only=True)
+class Advert:
+    """A node that is found under a DHT key, and the small map that it attached; texts in it arrive as bytes."""
+
+    contact: Contact
+    metadata: Mapping[str, object]
 
 
 def hex_or_none(node_id: NodeId | None) -> str | None:

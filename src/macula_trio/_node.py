@@ -250,7 +250,7 @@ class Node:
         """Ask the mesh who advertises a procedure."""
         self._require_open()
         validate_name(procedure, what="procedure")
-        return await self._dht.find(dht_key(procedure), "service")
+        return [advert.contact for advert in await self._dht.find(dht_key(procedure), "service")]
 
     # -- messages -----------------------------------------------------------------------------------------------------
 
@@ -297,7 +297,7 @@ class Node:
         """Ask the mesh who subscribes to a topic."""
         self._require_open()
         validate_name(topic, what="topic")
-        return await self._dht.find(dht_key(topic), "subscriber")
+        return [advert.contact for advert in await self._dht.find(dht_key(topic), "subscriber")]
 
     # -- the DHT ------------------------------------------------------------------------------------------------------
 

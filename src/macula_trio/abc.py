@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol, TypeAlias, TypeVar
 
-from macula_trio._ids import Contact, NodeId
+from macula_trio._ids import Advert, Contact, NodeId
 from macula_trio._util import Address, Path
 
 __all__ = [
@@ -263,7 +263,7 @@ class LinkTransport(Protocol):
 class Directory(Protocol):
     """Who offers a procedure, who wants a topic: what calls and messages see of the DHT."""
 
-    async def find(self, key: bytes, kind: Literal["service", "subscriber"]) -> list[Contact]:
+    async def find(self, key: bytes, kind: Literal["service", "subscriber"]) -> list[Advert]:
         """The nodes that have advertised under a key, nearest to the key first; maybe none."""
         ...
 

@@ -26,7 +26,7 @@ from macula_trio._events import EventBus
 from macula_trio._identity.keys import Credentials
 from macula_trio._identity.record import Kind, Record
 from macula_trio._identity.trust import TrustJudge
-from macula_trio._ids import Contact, NodeId, distance
+from macula_trio._ids import Advert, Contact, NodeId, distance
 from macula_trio._peer.handshake import LEAF
 from macula_trio._util import (
     format_endpoint,
@@ -292,14 +292,15 @@ class DhtService:
 
     # -- the directory of calls and messages ------------------------------------------------------------------------
 
-    async def find(self, key: bytes, kind: Kind) -> list[Contact]:
+    async def find(self, key: bytes, kind: Kind) -> list[Advert]:
         """The nodes that have advertised under a key, nearest to the key first."""
         records = await self.client.find_value(key, kind)
-        contacts: list[Contact] = []
+        adverts: list[Advert] = []
         for record in sorted(records, key=lambda record: distance(record.node_id, key)):
             assert record.endpoint is not None  # withdrawn ones are left out
-            contacts.append(Contact(node_id=record.node_id, endpoint=self._scoped(record.node_id, record.endpoint)))
-        return contacts
+            contact = Contact(node_id=record.node_id, endpoint=self._scoped(record.node_id, record.endpoint))
+            adverts.append(Advert(contact=contact, metadata=record.metadata))
+        return adverts
 
     def _scoped(self, owner: NodeId, endpoint: str) -> str:
         """The endpoint of a value; a link-local one with the scope by which we know its owner, or else everybody.

@@ -347,7 +347,8 @@ class PubSubService:
         if cached is not None and cached.until > trio.current_time():
             await trio.lowlevel.checkpoint()
             return cached.contacts
-        contacts = tuple(await self._directory.find(dht_key(topic), "subscriber"))
+        adverts = await self._directory.find(dht_key(topic), "subscriber")
+        contacts = tuple(advert.contact for advert in adverts)
         self._cache.pop(topic, None)
         if len(self._cache) >= CACHE_ENTRIES_MAX:
             del self._cache[next(iter(self._cache))]

@@ -288,7 +288,8 @@ class RpcService:
         if cached is not None and cached.until > now:
             await trio.lowlevel.checkpoint()
             return cached.contacts
-        contacts = tuple(await self._directory.find(dht_key(procedure), "service"))
+        adverts = await self._directory.find(dht_key(procedure), "service")
+        contacts = tuple(advert.contact for advert in adverts)
         self._providers.pop(procedure, None)
         if len(self._providers) >= CACHE_ENTRIES_MAX:
             del self._providers[next(iter(self._providers))]

@@ -39,6 +39,7 @@ from macula_trio._peer.handshake import LEAF, MSGPACK, LocalParty
 from macula_trio._peer.link import QuicLink
 from macula_trio._peer.registry import LinkRegistry
 from macula_trio._pubsub.service import PublishReport, PubSubService, Subscription
+from macula_trio._routing.service import Router, RoutingSettings
 from macula_trio._rpc.callee import CallSettings
 from macula_trio._rpc.offer import Handler
 from macula_trio._rpc.service import RpcService
@@ -136,6 +137,21 @@ class Node:
             buffer=config.subscription_buffer,
             may_publish=Allowance(config.may_publish),
         )
+        self._router = self._rpc.carrier = Router(
+            own=credentials.node_id,
+            transport=self._registry,
+            closest=self._dht.closest,
+            judge=self._party.judge,
+            events=self._events,
+            settings=RoutingSettings(
+                timeout_default_s=config.call_timeout_default_s,
+                timeout_max_s=config.call_timeout_max_s,
+                leaf=config.leaf,
+            ),
+            take_call=self._rpc.callee.take,
+            take_cancel=self._rpc.callee.cancel,
+            take_message=self._pubsub.take_route,
+        )
         self._wall_clock_ms = network.wall_clock_ms
         self._quic: QuicEndpoint | None = None
         self._is_open = False
@@ -200,7 +216,8 @@ class Node:
             others get the error ``forbidden`` before anything of their call is read; so does who has proven nothing,
             and everybody while the function fails.
           allow_routed: take also calls that came through another node, whose ``Call.caller`` is None because nobody
-            can prove it (never together with ``allow``); always on under `Trust.unverified`.
+            can prove it (never together with ``allow``); always on under `Trust.unverified`.  A caller that cannot
+            reach us directly then lets the nodes that it knows carry its call; the advertisement says so.
 
         Raises:
           AlreadyAdvertised: this node has a handler for it.
@@ -508,7 +525,8 @@ class Node:
             calls_running=self._rpc.callee.running,
             calls_forbidden=self._rpc.callee.forbidden,
             messages_forbidden=self._pubsub.forbidden,
-            envelopes_refused=self._rpc.callee.envelopes_refused + self._pubsub.envelopes_refused,
+            envelopes_refused=self._router.refused,
+            envelopes_forwarded=self._router.forwarded,
         )
 
     def _announcer(self, source_host: Callable[[], str], port: int) -> Announcer:
@@ -612,6 +630,7 @@ async def open_node(
                     announcer = node._announcer(partial(source_host, network, socket, route), socket.address[1])
                     services.start_soon(announcer.watch_route, name="watch our address")
                 await services.start(node._rpc.serve)
+                await services.start(node._router.serve)
                 await services.start(node._dht.serve)
                 services.start_soon(node._watch_certificate, name="watch our certificate")
                 node._is_open = True

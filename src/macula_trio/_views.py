@@ -56,7 +56,9 @@ class NodeStatistics:
       calls_running: handlers that run now.
       calls_forbidden: calls and casts refused because of who made them.
       messages_forbidden: dropped because of who published them.
-      envelopes_refused: forwarded calls and messages that went too far, or were not for us.
+      envelopes_refused: of calls and messages through other nodes, those that went too far or that nobody waits for,
+        and those for others that could not go on.
+      envelopes_forwarded: of those for others, how many went on; calls count when they are answered.
     """
 
     frames_sent: Mapping[str, int]
@@ -77,6 +79,7 @@ class NodeStatistics:
     calls_forbidden: int
     messages_forbidden: int
     envelopes_refused: int
+    envelopes_forwarded: int
 
 
 class EventStream:

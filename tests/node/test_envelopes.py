@@ -235,25 +235,6 @@ async def test_an_envelope_may_use_all_of_its_hops(autojump_clock: Clock) -> Non
         assert outcomes(forwarder) == [str(b'"fine"')]
 
 
-async def test_envelopes_for_others_and_replies_that_nobody_waits_for_are_dropped(autojump_clock: Clock) -> None:
-    handler = Handler()
-    network = SimNetwork()
-    async with (
-        open_mesh(2, network=network) as (provider, other),
-        provider.advertise("a.b", handler, allow_routed=True),
-        other.advertise("a.b", handler, allow_routed=True),
-        outsider(network, provider) as forwarder,
-    ):
-        events = watch(provider)
-        forwarder.say(rpc_route(other))
-        forwarder.say(rpc_route(provider, payload_type="reply", payload=wire.Reply(call_id=bytes(16), result=b"1")))
-        await trio.sleep(0.5)
-        assert outcomes(forwarder) == handler.calls == []
-        assert [fact["reason"] for fact in facts(events, "rpc.route_refused")] == ["not_for_us", "not_asked"]
-        assert provider.statistics().envelopes_refused == 2
-        assert provider.statistics().messages_unhandled == 0
-
-
 async def test_nobody_gets_an_answer_by_claiming_to_be_its_caller(autojump_clock: Clock) -> None:
     handler = Handler()
     network = SimNetwork()

@@ -181,6 +181,10 @@ class DhtService:
         """The routing table, nearest first."""
         return self._table.closest(self._own, len(self._table))
 
+    def closest(self, target: bytes) -> list[Contact]:
+        """The k nodes of the routing table closest to an id or key, nearest first; asks nobody."""
+        return self._table.closest(target)
+
     def stored_values(self) -> list[Record]:
         """What we hold."""
         return list(self._values.items(self._wall_clock_ms()))

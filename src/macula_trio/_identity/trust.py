@@ -84,14 +84,24 @@ class TrustJudge:
         """Undo `block`."""
         self._blocked.pop(node_id, None)
 
+    def judge_named(self, node_id: NodeId) -> None:
+        """Refuse what an envelope says to be from or for a node that is blocked.
+
+        Others say so without a proof: the list of `Trust.only` is about who speaks to us, and is not asked.
+
+        Raises:
+          TrustError: it is blocked.
+        """
+        if node_id in self._blocked:
+            raise TrustError(f"node {node_id} is blocked here", code=ErrorCode.UNTRUSTED)
+
     def judge_id(self, node_id: NodeId) -> None:
         """Refuse a node of whom nothing but its id is known yet.
 
         Raises:
           TrustError: it is blocked, or not on the list.
         """
-        if node_id in self._blocked:
-            raise TrustError(f"node {node_id} is blocked here", code=ErrorCode.UNTRUSTED)
+        self.judge_named(node_id)
         if self._trust.kind == "only" and node_id not in self._trust.node_ids:
             raise TrustError(f"node {node_id} is not on our list", code=ErrorCode.UNTRUSTED)
 

@@ -38,7 +38,7 @@ from macula_trio._peer.one_stream import OneStream
 from macula_trio._util import Address, clip, format_endpoint, path_address, told_address
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import FrameDecoder, decode_message, encode_message
-from macula_trio._wire.correlation import REPLIES, correlation_of
+from macula_trio._wire.correlation import correlation_of, is_reply, may_be_reply
 from macula_trio._wire.frame import MAX_PAYLOAD, Frame, MessageType
 from macula_trio.abc import Link, Message, MessageHandler, ReplyT
 from macula_trio.errors import (
@@ -540,14 +540,15 @@ class QuicLink:
             self._probe_answered(message.timestamp)
             self._hear_observed(message)
             return
-        if isinstance(message, REPLIES):
+        if is_reply(message) or may_be_reply(message):
             key = correlation_of(message)
             pending = None if key is None else self._pending.get(key)
-            if pending is None or pending.outcome is not None:
-                self._context.counters.unexpected += 1  # late, or nobody asked
-            else:
+            if pending is not None and pending.outcome is None:
                 pending.resolve(message)
-            return
+                return
+            if is_reply(message):
+                self._context.counters.unexpected += 1  # late, or nobody asked
+                return
         if isinstance(message, wire.Ping):
             if not self._budget.pings.take(1, self._heard_at):
                 self._context.counters.excess += 1

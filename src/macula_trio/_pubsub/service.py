@@ -23,7 +23,7 @@ from macula_trio._peer.handshake import MSGPACK
 from macula_trio._util import clip, validate_headers, validate_name
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import CONTENT_JSON, CONTENT_MSGPACK, CONTENT_OCTETS, decode_payload, encode_payload
-from macula_trio._wire.envelope import HOPS_MAX, Origin, origin_of, refusal_of
+from macula_trio._wire.envelope import HOPS_MAX, Origin, origin_of
 from macula_trio.abc import Directory, Link, LinkTransport
 from macula_trio.errors import LocalProtocolError, PeerUnavailable, RemoteProtocolError, TrustError
 
@@ -187,24 +187,18 @@ class PubSubService:
         self._events = events
         self._buffer = buffer
         self._may_publish = may_publish
-        self._forbidden = self._envelopes_refused = 0
+        self._forbidden = 0
         self._message_prefix = random_bytes(8)
         self._published = self._subscribed = 0
         self._sequences: dict[NodeId, int] = {}
         self._subscriptions: dict[str, dict[Subscription, None]] = {}
         self._cache: dict[str, _CachedSubscribers] = {}
-        transport.handle(wire.PubsubRoute, self._on_route)
         transport.handle(wire.Publish, self._on_publish)
 
     @property
     def forbidden(self) -> int:
         """Messages that were dropped because of who published them."""
         return self._forbidden
-
-    @property
-    def envelopes_refused(self) -> int:
-        """PUBSUB_ROUTEs that were not opened."""
-        return self._envelopes_refused
 
     # -- the subscriber -------------------------------------------------------------------------------------------
 
@@ -227,11 +221,8 @@ class PubSubService:
                 del self._subscriptions[topic]
             subscription._close()
 
-    def _on_route(self, link: Link, route: wire.PubsubRoute) -> None:
-        if refusal_of(route, self._own) is not None:
-            self._envelopes_refused += 1
-            self._events.emit("pubsub.refused", topic=clip(route.topic), hop_count=route.hop_count)
-            return
+    def take_route(self, link: Link, route: wire.PubsubRoute) -> None:
+        """Open an envelope that is for us."""
         self._receive(route.payload, origin_of(link, route.source_node_id), sequence=route.delivery_seq or 0)
 
     def _on_publish(self, link: Link, message: wire.Publish) -> None:

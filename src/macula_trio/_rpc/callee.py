@@ -17,14 +17,15 @@ from macula_trio._authorisation import Allowance
 from macula_trio._background import Background
 from macula_trio._events import EventBus
 from macula_trio._ids import NodeId, dht_key, hex_or_none
+from macula_trio._routing.routes import ROUTED
 from macula_trio._rpc.calls import CALL_ID_BYTES, CallKey, CallLedger, granted_s
-from macula_trio._rpc.incoming import Incoming, payer_of
+from macula_trio._rpc.incoming import Incoming, cancel_key
 from macula_trio._rpc.offer import Call, Handler, Offer
 from macula_trio._rpc.replies import answer_type, error_reply, rejection_reply, reply_size
 from macula_trio._util import clip, validate_headers, validate_name
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import CONTENT_MSGPACK, CONTENT_OCTETS, decode_payload, encode_message, encode_payload
-from macula_trio._wire.envelope import Origin, origin_of, refusal_of
+from macula_trio._wire.envelope import Origin, origin_of
 from macula_trio.abc import Directory, Link, LinkTransport
 from macula_trio.errors import AlreadyAdvertised, Reject, RemoteProtocolError
 
@@ -75,11 +76,9 @@ class Callee:
         )
         self._scopes: dict[CallKey, trio.CancelScope] = {}
         self._background = Background()
-        self._forbidden = self._envelopes_refused = 0
+        self._forbidden = 0
         transport.handle(wire.Call, self._on_call)
-        transport.handle(wire.RpcRoute, self._on_route)
         transport.handle(wire.Cast, self._on_cast)
-        transport.handle(wire.Cancel, self._on_cancel)
 
     @property
     def running(self) -> int:
@@ -90,11 +89,6 @@ class Callee:
     def forbidden(self) -> int:
         """Calls and casts that were refused because of who made them."""
         return self._forbidden
-
-    @property
-    def envelopes_refused(self) -> int:
-        """RPC_ROUTEs that were not opened."""
-        return self._envelopes_refused
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own the handlers until cancelled."""
@@ -120,8 +114,9 @@ class Callee:
         if procedure in self._offers:
             raise AlreadyAdvertised(procedure)
         offer = self._offers[procedure] = Offer(handler, allowance, allow_routed or self._settings.allow_routed)
+        told = {**metadata, ROUTED: True} if offer.allow_routed else metadata
         try:
-            async with self._directory.advertised(dht_key(procedure), "service", metadata):
+            async with self._directory.advertised(dht_key(procedure), "service", told):
                 yield
         finally:
             del self._offers[procedure]
@@ -130,27 +125,9 @@ class Callee:
     # -- what comes in ----------------------------------------------------------------------------------------------
 
     def _on_call(self, link: Link, call: wire.Call) -> None:
-        self._take(Incoming.bare(link, call))
+        self.take(Incoming.bare(link, call))
 
-    def _on_route(self, link: Link, route: wire.RpcRoute) -> None:
-        """What travels over other nodes; only a call to us is taken."""
-        refusal = refusal_of(route, self._own)
-        if isinstance(route.payload, wire.Call):
-            incoming = Incoming.in_envelope(link, route.payload, route.source_node_id, own=self._own)
-            if refusal is None:
-                self._take(incoming)
-                return
-            if refusal == "max_hops_exceeded":  # a fault of the way: the caller may know another
-                incoming.answer(error_reply(incoming.call.call_id, refusal, f"{route.hop_count} hops"))
-        self._envelopes_refused += 1
-        self._events.emit(
-            "rpc.route_refused",
-            reason=refusal or "not_asked",  # our own calls go out bare, and so come their replies
-            payload_type=route.payload_type,
-            hop_count=route.hop_count,
-        )
-
-    def _take(self, incoming: Incoming) -> None:
+    def take(self, incoming: Incoming) -> None:
         """Refuse a call at once, answer it from memory, or start its handler."""
         call, key, now = incoming.call, incoming.key, trio.current_time()
         offer = self._offers.get(call.procedure)
@@ -189,8 +166,9 @@ class Callee:
         )
         return False
 
-    def _on_cancel(self, link: Link, cancel: wire.Cancel) -> None:
-        scope = self._scopes.get((payer_of(link), cancel.call_id))
+    def cancel(self, link: Link, cancel: wire.Cancel) -> None:
+        """A caller, or who forwards its call, waits no longer."""
+        scope = self._scopes.get(cancel_key(link, cancel))
         if scope is not None:
             scope.cancel()
 

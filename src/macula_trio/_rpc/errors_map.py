@@ -35,6 +35,7 @@ CALL_ERRORS: Final[Mapping[str, CallErrorInfo]] = MappingProxyType(
         "max_hops_exceeded": CallErrorInfo("a forwarded call went through too many nodes", not_started=True),
         "no_route": CallErrorInfo("a node that should forward the call knows nobody nearer", not_started=True),
         # Ours.
+        "connection_lost": CallErrorInfo("the answer to a forwarded call was lost on its way", not_started=False),
         "busy": CallErrorInfo("the node, or its share for this caller, runs as many calls as it may", not_started=True),
         "draining": CallErrorInfo("the node is shutting down and takes no new calls", not_started=True),
         "forbidden": CallErrorInfo("the node does not let this caller use the procedure", not_started=False),

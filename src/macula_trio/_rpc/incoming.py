@@ -72,6 +72,13 @@ class Incoming:
         )
 
 
+def cancel_key(link: Link, cancel: wire.Cancel) -> CallKey:
+    """What the ledger knows the call by that a peer cancels; the same as the call's `Incoming.key`."""
+    source = cancel.source_node_id
+    forwarded = source is not None and origin_of(link, source).forwarded
+    return payer_of(link), (source, cancel.call_id) if source is not None and forwarded else cancel.call_id
+
+
 def payer_of(link: Link) -> object:
     """On whose account a call runs, and who may cancel it: the proven id, or the link of somebody unproven."""
     return link.node_id if link.verified else link

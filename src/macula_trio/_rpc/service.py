@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
@@ -20,6 +20,7 @@ from macula_trio._authorisation import Allowance
 from macula_trio._events import EventBus
 from macula_trio._ids import Contact, NodeId, dht_key
 from macula_trio._peer.handshake import MSGPACK
+from macula_trio._routing.routes import ROUTED, Carrier
 from macula_trio._rpc.callee import Callee, CallSettings
 from macula_trio._rpc.calls import CALL_ID_BYTES, wire_budget_ms
 from macula_trio._rpc.errors_map import was_not_started
@@ -57,15 +58,27 @@ ATTEMPTS_MAX: Final = 3  # providers tried for one call that certainly has not s
 class _NotStarted(MeshError):
     """This provider certainly has not run the call; ``error`` is what to say if no other can."""
 
-    def __init__(self, error: MeshError) -> None:
+    def __init__(self, error: MeshError, *, unreached: bool = False) -> None:
         super().__init__(str(error))
         self.error = error
+        self.unreached = unreached  # there was no link, so that other nodes may know a way
 
 
 @attrs.frozen
 class _CachedProviders:
     contacts: tuple[Contact, ...]
+    routed: frozenset[NodeId]  # those of them that take calls through other nodes
     until: float
+
+
+@attrs.frozen
+class _Outgoing:
+    """A call of ours: what does not depend on who answers it."""
+
+    procedure: str
+    call_id: bytes
+    args: object
+    headers: dict[str, str] | None
 
 
 class RpcService:
@@ -73,6 +86,7 @@ class RpcService:
 
     Attributes:
       callee: serves those that others make.
+      carrier: takes calls to providers that cannot be reached directly.
 
     Args:
       own: our id.
@@ -95,6 +109,7 @@ class RpcService:
         random_below: Callable[[int], int],
         settings: CallSettings,
     ) -> None:
+        self.carrier: Carrier | None = None
         self._own = own
         self._transport = transport
         self._directory = directory
@@ -143,8 +158,10 @@ class RpcService:
     ) -> object:
         """Call a procedure somewhere in the mesh; see `Node.call`."""
         validate_name(procedure, what="procedure")
-        call_id = self._random_bytes(CALL_ID_BYTES)
-        call = partial(self._call, procedure, call_id, args, headers=headers, select=select, idempotent=idempotent)
+        out = _Outgoing(
+            procedure, self._random_bytes(CALL_ID_BYTES), args, validate_headers(headers) if headers else None
+        )
+        call = partial(self._call, out, select=select, idempotent=idempotent)
         try:
             if trio.current_effective_deadline() < math.inf:
                 return await call()
@@ -154,86 +171,112 @@ class RpcService:
             raise CallTimeout(f"{procedure}: no reply within {timeout_s:g} s")
         except MeshError as exc:
             reason = f"{type(exc).__name__}: {clip(str(exc))}"
-            self._events.emit("rpc.failed", procedure=procedure, call_id=call_id.hex(), reason=reason)
+            self._events.emit("rpc.failed", procedure=procedure, call_id=out.call_id.hex(), reason=reason)
             raise
 
-    async def _call(
-        self,
-        procedure: str,
-        call_id: bytes,
-        args: object,
-        *,
-        headers: Mapping[str, str] | None,
-        select: str,
-        idempotent: bool,
-    ) -> object:
+    async def _call(self, out: _Outgoing, *, select: str, idempotent: bool) -> object:
         started = trio.current_time()
-        failure: MeshError = NoProviders(procedure)
+        unreached: dict[NodeId, None] = {}
+        hops = 1
+        try:
+            provider, result = await self._call_directly(out, unreached, select=select, idempotent=idempotent)
+        except _NotStarted as exc:
+            if not unreached:
+                raise exc.error from None
+            provider, result, hops = await self._call_through_others(out, unreached, exc.error, idempotent=idempotent)
+        self._events.emit(
+            "rpc.called",
+            procedure=out.procedure,
+            call_id=out.call_id.hex(),
+            provider=provider.hex(),
+            hops=hops,
+            seconds=round(trio.current_time() - started, 6),
+        )
+        return result
+
+    async def _call_directly(
+        self, out: _Outgoing, unreached: dict[NodeId, None], *, select: str, idempotent: bool
+    ) -> tuple[NodeId, object]:
+        """Go straight to one provider after the other, until one runs the call.
+
+        Args:
+          out: the call.
+          unreached: takes those that cannot be reached, and would take the call from another node.
+          select: see `Node.call`.
+          idempotent: whether it may run twice.
+
+        Raises:
+          _NotStarted: none did, or none whose answer arrived where it may run twice.
+        """
+        failure: MeshError = NoProviders(out.procedure)
         tried: dict[Contact, None] = {}
         # Twice: whom we remembered, and when none of those could start the call, whom the DHT names now.
         for _ in range(2):
-            was_cached = procedure in self._providers
-            found = await self.providers(procedure)
-            candidates = [c for c in self._selector.order(found, select, procedure) if c not in tried]
+            was_cached = out.procedure in self._providers
+            found = await self.providers(out.procedure)
+            candidates = [c for c in self._selector.order(found, select, out.procedure) if c not in tried]
             for index, contact in enumerate(candidates[: ATTEMPTS_MAX - len(tried)]):
                 tried[contact] = None
+                takes_routed = self._takes_routed(out.procedure, contact)
+                is_last = index == len(candidates) - 1 and not takes_routed
                 try:
-                    result = await self._call_provider(
-                        contact, call_id, procedure, args, headers, is_last=index == len(candidates) - 1
-                    )
+                    return contact.node_id, await self._call_provider(contact, out, is_last=is_last)
                 except _NotStarted as exc:
                     failure = exc.error
-                    continue
+                    if exc.unreached and takes_routed:
+                        unreached[contact.node_id] = None
                 except PeerUnavailable as exc:
                     if not idempotent:
                         raise
                     failure = exc
-                    self._events.emit("rpc.repeated", procedure=procedure, call_id=call_id.hex())
-                    continue
-                self._events.emit(
-                    "rpc.called",
-                    procedure=procedure,
-                    call_id=call_id.hex(),
-                    provider=contact.node_id.hex(),
-                    hops=1,
-                    seconds=round(trio.current_time() - started, 6),
-                )
-                return result
+                    self._events.emit("rpc.repeated", procedure=out.procedure, call_id=out.call_id.hex())
             if not was_cached or not found:
                 break
-            self._providers.pop(procedure, None)
+            self._providers.pop(out.procedure, None)
+        raise _NotStarted(failure)
+
+    async def _call_through_others(
+        self, out: _Outgoing, providers: Iterable[NodeId], failure: MeshError, *, idempotent: bool
+    ) -> tuple[NodeId, object, int]:
+        """Let other nodes take the call to providers that we cannot reach; gives provider, result and hops."""
+        assert self.carrier is not None
+        for provider in providers:
+            try:
+                carried = await self.carrier.carry_call(provider, self._request(frozenset(), out))
+                return provider, _result(carried.reply, out.procedure), carried.hops
+            except _NotStarted as exc:
+                failure = exc.error
+            except TrustError as exc:
+                failure = exc
+            except PeerUnavailable as exc:
+                if not idempotent:
+                    raise
+                failure = exc
         raise failure
 
-    async def _call_provider(
-        self,
-        contact: Contact,
-        call_id: bytes,
-        procedure: str,
-        args: object,
-        headers: Mapping[str, str] | None,
-        *,
-        is_last: bool,
-    ) -> object:
+    def _takes_routed(self, procedure: str, contact: Contact) -> bool:
+        cached = self._providers.get(procedure)
+        return self.carrier is not None and cached is not None and contact.node_id in cached.routed
+
+    async def _call_provider(self, contact: Contact, out: _Outgoing, *, is_last: bool) -> object:
         """Make the call at one provider.
 
         Args:
           contact: the provider.
-          call_id: 16 bytes; the same at every provider that is tried.
-          procedure: what to call.
-          args: as given.
-          headers: as given.
-          is_last: there is nobody else to try, so reaching this one may take all the time there is.
+          out: the call; its id is the same at every provider that is tried.
+          is_last: there is no other way to try, so reaching this one may take all the time there is.
 
         Raises:
           _NotStarted: it certainly did not run there.
         """
+        procedure = out.procedure
         if contact.node_id == self._own:
-            return _result(await self.callee.call_here(call_id, procedure, args, headers), procedure)
+            return _result(await self.callee.call_here(out.call_id, procedure, out.args, out.headers), procedure)
         answered = False
         link: Link | None = None
         try:
             link = await self._reach(contact, math.inf if is_last else DIAL_SHARE_S)
-            reply = await link.ask(self._request(link, call_id, procedure, args, headers), wire.Reply)
+            reply = await link.ask(self._request(link.capabilities, out), wire.Reply)
             answered = True
         except NotSent as exc:
             raise _NotStarted(exc) from exc
@@ -241,7 +284,7 @@ class RpcService:
             if not answered:  # by error or by cancellation: others are tried first, until the DHT is asked again
                 self._forget_provider(procedure, contact)
                 if link is not None and not link.is_closed:
-                    link.send_nowait(wire.Cancel(call_id=call_id))
+                    link.send_nowait(wire.Cancel(call_id=out.call_id))
         try:
             return _result(reply, procedure)
         except _NotStarted as exc:
@@ -259,22 +302,21 @@ class RpcService:
             try:
                 return await self._transport.link_to(contact)
             except (PeerUnavailable, TrustError) as exc:
-                raise _NotStarted(exc) from exc
-        raise _NotStarted(PeerUnavailable(f"{contact.endpoint} did not answer within {share_s:g} s"))
+                raise _NotStarted(exc, unreached=True) from exc
+        error = PeerUnavailable(f"{contact.endpoint} did not answer within {share_s:g} s")
+        raise _NotStarted(error, unreached=True)
 
-    def _request(
-        self, link: Link, call_id: bytes, procedure: str, args: object, headers: Mapping[str, str] | None
-    ) -> wire.Call:
-        content_type = CONTENT_OCTETS if isinstance(args, bytes) else CONTENT_JSON
-        if content_type == CONTENT_JSON and MSGPACK in link.capabilities:
+    def _request(self, capabilities: frozenset[str], out: _Outgoing) -> wire.Call:
+        content_type = CONTENT_OCTETS if isinstance(out.args, bytes) else CONTENT_JSON
+        if content_type == CONTENT_JSON and MSGPACK in capabilities:
             content_type = CONTENT_MSGPACK
         return wire.Call(
-            call_id=call_id,
-            procedure=procedure,
-            args=encode_payload(args, content_type),
+            call_id=out.call_id,
+            procedure=out.procedure,
+            args=encode_payload(out.args, content_type),
             timeout=self._budget_ms(),
             content_type=content_type,
-            headers=validate_headers(headers) if headers else None,
+            headers=out.headers,
         )
 
     def _budget_ms(self) -> int:
@@ -294,7 +336,8 @@ class RpcService:
         if len(self._providers) >= CACHE_ENTRIES_MAX:
             del self._providers[next(iter(self._providers))]
         lifetime = PROVIDER_CACHE_S if contacts else NO_PROVIDER_CACHE_S
-        self._providers[procedure] = _CachedProviders(contacts, trio.current_time() + lifetime)
+        routed = frozenset(advert.contact.node_id for advert in adverts if advert.metadata.get(ROUTED) is True)
+        self._providers[procedure] = _CachedProviders(contacts, routed, trio.current_time() + lifetime)
         return contacts
 
     def _forget_provider(self, procedure: str, contact: Contact) -> None:
@@ -315,5 +358,7 @@ def _result(reply: wire.Reply, procedure: str) -> object:
             raise _NotStarted(error)
         if reply.error.code == "timeout":
             raise CallTimeout(f"{procedure}: {reply.error.message}")
+        if reply.error.code == "connection_lost":
+            raise PeerUnavailable(f"{procedure}: {reply.error.message}")
         raise error
     return None if reply.result is None else decode_payload(reply.result, reply.content_type)

@@ -13,6 +13,10 @@ def correlation_of(message: Message) -> tuple[str, object] | None:
     match message:
         case wire.Call(call_id=call_id) | wire.Reply(call_id=call_id):
             return "call", call_id
+        case wire.RpcRoute(payload_type="call", source_node_id=caller, payload=payload):
+            return "routed", (bytes(caller), payload.call_id)
+        case wire.RpcRoute(destination_node_id=caller, payload=payload):
+            return "routed", (bytes(caller), payload.call_id)
         case wire.Ping(timestamp=timestamp) | wire.Pong(timestamp=timestamp):
             return "ping", timestamp
         case (
@@ -25,6 +29,16 @@ def correlation_of(message: Message) -> tuple[str, object] | None:
         ):
             return "query", correlation_id
     return None
+
+
+def is_reply(message: Message) -> bool:
+    """Whether somebody asked for this message, so that it is for whoever waits and for nobody else."""
+    return isinstance(message, REPLIES)
+
+
+def may_be_reply(message: Message) -> bool:
+    """Whether it is for whoever waits, if anybody does, and otherwise for the handler of its type."""
+    return isinstance(message, wire.RpcRoute) and message.payload_type == "reply"
 
 
 REPLIES: Final = (wire.Reply, wire.Pong, wire.FindNodeReply, wire.FindValueReply, wire.StoreReply)

@@ -225,9 +225,10 @@ class RpcRoute(Message):
 
 @attrs.frozen(kw_only=True)
 class Cancel(Message):
-    """Nobody waits for this call any more."""
+    """Nobody waits for this call any more; ``source_node_id`` as in the RPC_ROUTE that brought it, if one did."""
 
     call_id: ShortId
+    source_node_id: NodeKey | None = None
 
 
 @attrs.frozen(kw_only=True)

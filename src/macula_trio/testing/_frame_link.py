@@ -18,7 +18,7 @@ from macula_trio._peer.link import ASKS_MAX, LinkState
 from macula_trio._util import clip, numeric_endpoint
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import decode_frame, encode_message
-from macula_trio._wire.correlation import REPLIES, correlation_of
+from macula_trio._wire.correlation import REPLIES, correlation_of, may_be_reply
 from macula_trio.abc import Link, Message, MessageHandler, ReplyT
 from macula_trio.errors import (
     ErrorCode,
@@ -288,12 +288,10 @@ class FrameLink:
         if kind in _REPLY_TYPES:
             if isinstance(message, wire.Pong) and message.timestamp == _PROBE:
                 return
-            key = correlation_of(message)
-            pending = None if key is None else self._pending.get(key)
-            if pending is None or pending.outcome is not None:
+            if not self._resolve(message):
                 self._context.unexpected += 1
-            else:
-                pending.resolve(message)
+        elif may_be_reply(message) and self._resolve(message):
+            pass
         elif isinstance(message, wire.Ping):
             self._write(wire.Pong(timestamp=message.timestamp, server_time=self._context.wall_clock_ms()))
         elif isinstance(message, wire.Disconnect):
@@ -304,6 +302,14 @@ class FrameLink:
                 self._context.unhandled += 1
             else:
                 handler(self, message)
+
+    def _resolve(self, reply: Message) -> bool:
+        key = correlation_of(reply)
+        pending = None if key is None else self._pending.get(key)
+        if pending is None or pending.outcome is not None:
+            return False
+        pending.resolve(reply)
+        return True
 
     def _peer_left(self, farewell: wire.Disconnect) -> None:
         self.peer_is_leaving = farewell.reason == ErrorCode.CLOSING.value

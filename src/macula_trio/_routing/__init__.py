@@ -1,0 +1,1 @@
+"""Envelopes that travel over other nodes."""

@@ -147,9 +147,6 @@ def test_a_bad_role_is_named_with_the_roles(role: object) -> None:
 
 def test_a_bad_way_of_connecting_is_named_with_the_ways() -> None:
     assert complaint(connections="tcp") == "connections: 'tcp' is not one of links, per-message"
-    assert complaint(connections="per-message") == (
-        "connections: 'per-message' is not available yet; leave it at 'links'"
-    )
 
 
 @pytest.mark.parametrize("field", SECONDS)

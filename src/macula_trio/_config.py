@@ -33,6 +33,8 @@ TEXT_CHARS_MAX: Final = ENDPOINT_CHARS_MAX + 65  # NODEID@ and an endpoint; name
 BOOTSTRAP_MAX: Final = 1024  # each is resolved and dialed; a few are enough, and they know the others
 CALL_TIMEOUT_DEFAULT_S: Final = 5.0  # as in v0.8
 HANDLERS_PER_CALLER_MAX: Final = 512
+Connections: TypeAlias = Literal["links", "per-message"]
+CONNECTIONS: Final[tuple[Connections, ...]] = ("links", "per-message")
 ROLES: Final[tuple[Role, ...]] = ("bootstrap", "gateway", "edge")
 
 
@@ -128,12 +130,6 @@ def _one_of(*allowed: str) -> Any:
     return check
 
 
-def _check_connections(_config: NodeConfig, field: Attribute, value: str) -> None:
-    _one_of("links", "per-message")(_config, field, value)
-    if value == "per-message":
-        raise ValueError("connections: 'per-message' is not available yet; leave it at 'links'")
-
-
 def _check_leaf(config: NodeConfig, field: Attribute, value: object) -> None:
     if not isinstance(value, bool):
         raise ValueError(f"{field.name}: {shown(value)} is not True or False")
@@ -203,7 +199,7 @@ class NodeConfig:
       bootstrap: ``host:port`` or ``NODEID@host:port`` of nodes to join by.
       role: ``bootstrap``, ``gateway`` or ``edge``; told to others, all three listen and serve alike.
       trust: whom we talk to.
-      connections: ``links`` keeps connections; ``per-message``, the v0.8 behaviour, is not available yet.
+      connections: ``links`` keeps connections; ``per-message``, as v0.8, opens one for each message.
       leaf: a short-lived client: never in routing tables, holds no values for others.
       require_bootstrap: raise `PeerUnavailable` or `TrustError` when no bootstrap node takes us, instead of trying on.
       join_deadline_s: how long `open_node` waits for the mesh before it goes on trying behind the scenes.
@@ -232,7 +228,7 @@ class NodeConfig:
     bootstrap: tuple[str, ...] = attrs.field(default=(), converter=_as_tuple, validator=_check_bootstrap)
     role: Role = attrs.field(default="edge", validator=_one_of(*ROLES))
     trust: Trust = attrs.field(factory=Trust.open, validator=_is_trust)
-    connections: Literal["links", "per-message"] = attrs.field(default="links", validator=_check_connections)
+    connections: Connections = attrs.field(default="links", validator=_one_of(*CONNECTIONS))
     leaf: bool = attrs.field(default=False, validator=_check_leaf)
     require_bootstrap: bool = attrs.field(default=False, validator=_is_flag)
     join_deadline_s: float = attrs.field(default=5.0, validator=_duration)

@@ -35,8 +35,9 @@ from macula_trio._net.quic import QuicEndpoint
 from macula_trio._net.udp import UdpNetwork
 from macula_trio._peer.announcer import Announcer
 from macula_trio._peer.connector import send_once
-from macula_trio._peer.handshake import LEAF, MSGPACK, LocalParty
+from macula_trio._peer.handshake import LEAF, MSGPACK, PER_MESSAGE, LocalParty
 from macula_trio._peer.link import QuicLink
+from macula_trio._peer.per_message import PerMessageTransport
 from macula_trio._peer.registry import LinkRegistry
 from macula_trio._pubsub.service import PublishReport, PubSubService, Subscription
 from macula_trio._routing.service import Router, RoutingSettings
@@ -82,7 +83,7 @@ class Node:
             instance=os.urandom(INSTANCE_BYTES),
             realm=config.realm,
             trust=trust,
-            capabilities=(LEAF, MSGPACK) if config.leaf else (MSGPACK,),
+            capabilities=_capabilities(config),
             endpoint=endpoint,
         )
         self._registry = LinkRegistry(
@@ -92,9 +93,12 @@ class Node:
             dial_deadline_s=config.dial_deadline_s,
             keepalive_s=config.keepalive_s,
         )
+        self._per_message = PerMessageTransport(self._registry, events=self._events)
+        per_message = config.connections == "per-message"
+        self._transport = transport = self._per_message if per_message else self._registry
         self._dht = DhtService(
             credentials=credentials,
-            transport=self._registry,
+            transport=transport,
             events=self._events,
             wall_clock_ms=network.wall_clock_ms,
             random_bytes=os.urandom,
@@ -115,7 +119,7 @@ class Node:
         self._registry.on_closed(self._dht.link_closed)
         self._rpc = RpcService(
             own=credentials.node_id,
-            transport=self._registry,
+            transport=transport,
             directory=self._dht,
             events=self._events,
             random_bytes=os.urandom,
@@ -130,7 +134,7 @@ class Node:
         )
         self._pubsub = PubSubService(
             own=credentials.node_id,
-            transport=self._registry,
+            transport=transport,
             directory=self._dht,
             events=self._events,
             random_bytes=os.urandom,
@@ -139,7 +143,7 @@ class Node:
         )
         self._router = self._rpc.carrier = Router(
             own=credentials.node_id,
-            transport=self._registry,
+            transport=transport,
             closest=self._dht.closest,
             judge=self._party.judge,
             events=self._events,
@@ -363,7 +367,7 @@ class Node:
         """
         self._require_open()
         frame = encode_frame(message_type, body)
-        link = await self._registry.link_to(target)
+        link = await self._transport.link_to(target)
         link.send_frame_nowait(frame)
 
     # -- whom we talk to ----------------------------------------------------------------------------------------------
@@ -486,7 +490,7 @@ class Node:
           TrustError: one side refuses the other.
         """
         self._require_open()
-        link = await self._registry.dial_endpoint(endpoint)
+        link = await self._transport.dial_endpoint(endpoint)
         if link.node_id is None:
             raise PeerUnavailable(f"{endpoint} did not say who it is")
         contact = Contact(node_id=link.node_id, endpoint=endpoint)
@@ -626,6 +630,7 @@ async def open_node(
             async with open_service_nursery() as services:
                 await services.start(quic.serve)
                 await services.start(partial(node._registry.serve, quic))
+                await services.start(node._per_message.serve)
                 if config.advertise is None and is_unspecified(hosts[0]):
                     announcer = node._announcer(partial(source_host, network, socket, route), socket.address[1])
                     services.start_soon(announcer.watch_route, name="watch our address")
@@ -712,6 +717,11 @@ def _new_identity() -> Identity:
 
 def _date(when: datetime.datetime) -> str:
     return when.isoformat(timespec="seconds")
+
+
+def _capabilities(config: NodeConfig) -> tuple[str, ...]:
+    told = {LEAF: config.leaf, MSGPACK: True, PER_MESSAGE: config.connections == "per-message"}
+    return tuple(capability for capability, has in told.items() if has)
 
 
 def _bootstrap(entry: str) -> Bootstrap:

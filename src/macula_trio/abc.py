@@ -162,6 +162,11 @@ class Link(Protocol):
         ...
 
     @property
+    def dialed_endpoint(self) -> str | None:
+        """Where we dialed it; None when the peer dialed us."""
+        ...
+
+    @property
     def peer_host(self) -> str:
         """The numeric address that its datagrams come from, without a port."""
         ...

@@ -216,6 +216,7 @@ class FakeLink:
     verified: bool = True
     endpoint: str | None = None
     proven_endpoint: str | None = None
+    dialed_endpoint: str | None = None
     capabilities: frozenset[str] = frozenset()
     is_closed: bool = False
     is_congested: bool = False

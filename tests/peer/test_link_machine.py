@@ -111,6 +111,9 @@ class FakeConnection:
         self.reason: CloseReason | None = None
         self.seen_at = self.path
 
+    def open_stream(self) -> int:
+        return 4 + max((stream_id for stream_id, _ in self.written), default=-4)
+
     def write(self, stream_id: int, data: bytes, *, end_stream: bool = False) -> None:
         assert not self.is_lost, "written after the end"
         decoder = FrameDecoder()

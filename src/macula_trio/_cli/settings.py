@@ -284,7 +284,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
             passed_over=lambda _: "the health endpoint is not available yet; the node runs without it",
         ),
     ),
-    _of_node("connections", as_it_is, "links keeps connections; per-message is not available yet."),
+    _of_node("connections", as_it_is, "links keeps connections; per-message opens one for each message, as v0.8 does."),
     _of_node("leaf", read_bool, "A short-lived client: in no routing tables, holds no values for others."),
     _of_node("require_bootstrap", read_bool, "Fail when no bootstrap node takes us, instead of trying on."),
     _of_node("join_deadline_s", read_number, "Seconds to join in before the node goes on trying behind the scenes."),

@@ -43,6 +43,7 @@ from macula_trio.abc import Link, LinkTransport, Storage
 from macula_trio.errors import PeerUnavailable, TrustError
 
 CHECKS_MAX: Final = 32  # nodes whose endpoint is being dialed, or whose life is doubted, at once
+UNPROVEN_MAX: Final = 8192  # more than the table holds
 REFRESH_FIRST_S: Final = 1.0  # neighbours that joined together find each other in their first seconds
 REFRESH_S: Final = 600.0  # Kademlia's bucket refresh; also the ceiling of the growing pause
 
@@ -93,6 +94,7 @@ class DhtService:
         self._values = ValueStore[Record](keeper(storage))
         reload(self._values, storage, realm=settings.realm, judge=judge, now_ms=wall_clock_ms())
         self._checking: dict[NodeId, None] = {}
+        self._unproven: dict[NodeId, None] = {}  # nodes that entered the table without a proof
         self._is_telling = self._has_to_tell = False  # our neighbours, that we have moved
         self._background = Background()
         self.client = DhtClient(
@@ -235,9 +237,15 @@ class DhtService:
 
     def link_opened(self, link: Link) -> None:
         """A link became live: its node enters the table once its endpoint is known to reach it."""
-        if not link.verified or link.node_id is None or link.endpoint is None or LEAF in link.capabilities:
+        if link.node_id is not None and not link.verified and link.dialed_endpoint is not None:
+            self._add_unproven(Contact(node_id=link.node_id, endpoint=link.dialed_endpoint))
             return
-        if link.proven_endpoint is not None:
+        if link.node_id is None or link.endpoint is None or LEAF in link.capabilities:
+            return
+        if not link.verified and self._table.get(link.node_id) is not None and link.node_id not in self._unproven:
+            return
+        if link.verified and link.proven_endpoint is not None:
+            self._unproven.pop(link.node_id, None)
             self._add(Contact(node_id=link.node_id, endpoint=link.proven_endpoint))
             return
         try:
@@ -260,6 +268,14 @@ class DhtService:
             and self._transport.live_link(link.node_id) is None
         ):
             self.client.forget(link.node_id)
+
+    def _add_unproven(self, contact: Contact) -> None:
+        """A v0.8 node that answered where we dialed it, under `Trust.unverified`; never in place of a proven one."""
+        if contact.node_id not in self._table or contact.node_id in self._unproven:
+            self._unproven[contact.node_id] = None
+            while len(self._unproven) > UNPROVEN_MAX:  # those that are no longer in the table, too
+                del self._unproven[next(iter(self._unproven))]
+            self._add(contact)
 
     def _add(self, contact: Contact) -> None:
         was_known = contact.node_id in self._table

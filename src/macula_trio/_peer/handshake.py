@@ -27,6 +27,9 @@ CAPABILITIES_MAX: Final = 32  # each is remembered for as long as the link lives
 LEAF: Final = "leaf"
 """Capability of a short-lived client: never in routing tables."""
 
+PER_MESSAGE: Final = "per-message"
+"""Capability of a node that closes what it dials after one message: others send nothing of their own on it."""
+
 MSGPACK: Final = "msgpack"
 """Capability of a node that takes MessagePack as the payload of calls and messages."""
 
@@ -191,6 +194,8 @@ def accept_pong(party: LocalParty, pong: Pong, *, binding: bytes, peer: NodeId |
     if pong.proof is not None and pong.peer_node_id != own:
         raise TrustError("peer answers to another node than us", code=ErrorCode.WRONG_PEER)
     remote = _judge(party, pong, "listener", binding=binding, addressed_to=own, now_ms=now_ms)
+    if remote.node_id is None and party.trust.kind == "unverified":
+        return attrs.evolve(remote, node_id=peer)  # a v0.8 node says only the time; it is taken for whom we dialed
     if peer is not None and remote.node_id != peer:
         found = "no node id" if remote.node_id is None else f"node {remote.node_id}"
         raise TrustError(f"dialed node {peer}, but {found} answered", code=ErrorCode.WRONG_PEER)

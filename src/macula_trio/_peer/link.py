@@ -34,7 +34,7 @@ from macula_trio._peer.handshake import (
     make_pong,
 )
 from macula_trio._peer.observed import read_observed
-from macula_trio._peer.one_stream import OneStream
+from macula_trio._peer.views import LinkView, OneStream
 from macula_trio._util import Address, clip, format_endpoint, path_address, told_address
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import FrameDecoder, decode_message, encode_message
@@ -58,6 +58,7 @@ logger = logging.getLogger("macula_trio.link")
 BUFFERED_BYTES_MAX: Final = 4 * 1024 * 1024  # of unfinished frames on all streams of one link
 ASKS_MAX: Final = 4096  # unanswered requests of ours on one link; each is remembered until its end
 STREAMS_MAX: Final = 128  # on which a peer may begin a frame at once: v0.8 uses up to 100, each may hold a frame
+UNVERIFIED_STREAMS_MAX: Final = 90  # of one connection that we dialed to a v0.8 peer, which bears 100
 UNASKED: Final = -1  # timestamp of what needs no answer, or is none; questions of callers count from 0 up
 SELVES_MAX: Final = 64  # connections with ourselves that are remembered until our other end has heard of it
 
@@ -137,6 +138,7 @@ class LinkContext:
 class _Pending:
     """One request of ours that waits for its reply."""
 
+    reply_type: type[Message]
     done: trio.Event = attrs.field(factory=trio.Event)
     outcome: Message | MeshError | None = None
 
@@ -223,6 +225,11 @@ class QuicLink:
         return format_endpoint(announced) if announced == self.peer_address else None
 
     @property
+    def dialed_endpoint(self) -> str | None:
+        """Where we dialed it; None when the peer dialed us."""
+        return format_endpoint(self.peer_address) if self.is_dialed else None
+
+    @property
     def is_dialed(self) -> bool:
         """Whether we dialed it."""
         return self._connection.is_dialed
@@ -264,18 +271,29 @@ class QuicLink:
         if self._error is not None and self._peer is None:
             raise self._error
 
+    @property
+    def takes_more(self) -> bool:
+        """Whether we dialed it, and a v0.8 peer would still read what we send: it ends after 100 streams."""
+        return self.is_dialed and self._connection.open_stream() < 4 * UNVERIFIED_STREAMS_MAX
+
+    @property
+    def _stream(self) -> int:
+        """For what we say on our own: the control stream; to a v0.8 peer, which reads a stream whole, a new one."""
+        apart = self._state is LinkState.LIVE and self.is_dialed and not self.verified
+        return self._connection.open_stream() if apart else CONTROL_STREAM
+
     def send_nowait(self, message: Message) -> None:
-        """Put one message on the control stream."""
-        self.send_on(CONTROL_STREAM, message)
+        """Put one message on the way."""
+        self.send_on(self._stream, message)
 
     def send_frame_nowait(self, frame: bytes) -> None:
-        """Put one encoded frame on the control stream.
+        """Put one encoded frame on the way.
 
         Raises:
           PeerUnavailable: the link is not live.
         """
         self._require_live()
-        self._write_frame(CONTROL_STREAM, frame)
+        self._write_frame(self._stream, frame)
 
     async def ask(self, request: Message, reply_type: type[ReplyT]) -> ReplyT:
         """Send a request and wait for its reply."""
@@ -286,7 +304,7 @@ class QuicLink:
         if len(self._pending) >= ASKS_MAX:
             raise NotSent(f"{self._label()}: {ASKS_MAX} requests are waiting for their answers already")
         await self.wait_writable()
-        pending = self._pending[key] = _Pending()
+        pending = self._pending[key] = _Pending(reply_type)
         try:
             self.send_nowait(request)
             await pending.done.wait()
@@ -319,7 +337,7 @@ class QuicLink:
             self.close(ErrorCode.SILENT, f"silent for {now - self._heard_at:.1f} s")
         elif self._probed_at is None and (self._pending or self._close_callbacks):
             self._probed_at = now
-            self._write(CONTROL_STREAM, wire.Ping(timestamp=UNASKED))
+            self._write(self._stream, wire.Ping(timestamp=UNASKED))
 
     def tell_observed(self) -> None:
         """Tell a proven peer that dialed us where we see it, if that has changed under the link."""
@@ -541,8 +559,7 @@ class QuicLink:
             self._hear_observed(message)
             return
         if is_reply(message) or may_be_reply(message):
-            key = correlation_of(message)
-            pending = None if key is None else self._pending.get(key)
+            pending = self._pending_for(message)
             if pending is not None and pending.outcome is None:
                 pending.resolve(message)
                 return
@@ -566,6 +583,14 @@ class QuicLink:
             return
         reply_stream = self._reply_stream(stream_id)
         handler(self if reply_stream == CONTROL_STREAM else OneStream(self, reply_stream), message)
+
+    def _pending_for(self, reply: Message) -> _Pending | None:
+        """Who waits for a reply: by what question and answer share, or by the type, as v0.8 sends nothing back."""
+        key = correlation_of(reply)
+        if key is not None and key[1] is None and not self.verified:
+            waiting = (p for p in self._pending.values() if p.reply_type is type(reply) and p.outcome is None)
+            return next(waiting, None)
+        return None if key is None else self._pending.get(key)
 
     def _endure_noise(self) -> None:
         if not self._budget.noise.take(1, self._heard_at):
@@ -659,5 +684,5 @@ def _hex(node_id: NodeId | None) -> str | None:
     return None if node_id is None else node_id.hex()
 
 
-def _conforms(link: QuicLink, view: OneStream) -> tuple[Link, Link]:
+def _conforms(link: QuicLink, view: LinkView) -> tuple[Link, Link]:
     return link, view  # mypy proves that both are `macula_trio.abc.Link`

@@ -17,7 +17,7 @@ from macula_trio._background import Background
 from macula_trio._events import EventBus
 from macula_trio._ids import Contact, NodeId
 from macula_trio._net.quic import Connection, QuicEndpoint
-from macula_trio._peer.handshake import LocalParty, RemoteParty
+from macula_trio._peer.handshake import PER_MESSAGE, LocalParty, RemoteParty
 from macula_trio._peer.link import LinkContext, LinkCounters, QuicLink
 from macula_trio._peer.penalties import OFFENCES_OF_HOST_MAX, OFFENCES_OF_NODE_MAX, REFUSED_S, Penalties
 from macula_trio._util import Address, format_endpoint, host_group, is_loopback, numeric_endpoint
@@ -82,7 +82,8 @@ class LinkRegistry:
         self._anonymous: dict[QuicLink, None] = {}
         # By whom was asked for, too: else one endpoint told wrong for a node, or one wrong node told for an
         # endpoint, would fail everybody who asks for the right one meanwhile.
-        self._dials: dict[tuple[Address, NodeId | None], _Dial] = {}
+        self._dials: dict[tuple[Address, NodeId | None, int], _Dial] = {}
+        self._dials_anew = 0
         self._opened_callbacks: list[Callable[[QuicLink], None]] = []
         self._closed_callbacks: list[Callable[[QuicLink], None]] = []
         self._observed_callbacks: list[Callable[[QuicLink, Address], None]] = []
@@ -158,11 +159,15 @@ class LinkRegistry:
 
     def live_link(self, node_id: NodeId) -> QuicLink | None:
         """The link to use for new work with this node, if one is live."""
-        links = self._live.get(node_id)
+        links = [link for link in self._live.get(node_id, ()) if link.is_dialed or PER_MESSAGE not in link.capabilities]
         if not links:
-            return None
+            return self._unverified_link(node_id)
         by_rule = node_id > self._party.credentials.node_id  # the lower id's dial counts: ours if we are lower
         return next((link for link in links if link.is_dialed == by_rule), links[0])
+
+    def _unverified_link(self, node_id: NodeId) -> QuicLink | None:
+        """A link that we dialed to a peer that proves nothing, and that takes more: only under `Trust.unverified`."""
+        return next((link for link in self._anonymous if link.node_id == node_id and link.takes_more), None)
 
     async def link_to(self, contact: Contact) -> QuicLink:
         """The live link to a node, dialing its endpoint when there is none.
@@ -171,10 +176,7 @@ class LinkRegistry:
           PeerUnavailable: it cannot be reached, or its endpoint is not numeric.
           TrustError: somebody else answered, or one side refuses the other.
         """
-        if contact.node_id == self._party.credentials.node_id:
-            raise TrustError("a node does not dial itself")
-        self._party.judge.judge_id(contact.node_id)
-        self._require_welcome(contact.node_id)
+        self.require_welcome(contact)
         live = self.live_link(contact.node_id)
         if live is not None:
             await trio.lowlevel.checkpoint()
@@ -195,9 +197,28 @@ class LinkRegistry:
         """
         return await self._dial_once(endpoint, expected, trusted=trusted)
 
-    async def _dial_once(self, endpoint: str, expected: NodeId | None, *, trusted: bool = False) -> QuicLink:
+    async def dial_anew(self, endpoint: str, *, expected: NodeId | None, trusted: bool) -> QuicLink:
+        """The same, and nobody else gets the link who dials there at the moment."""
+        self._dials_anew += 1
+        return await self._dial_once(endpoint, expected, trusted=trusted, number=self._dials_anew)
+
+    def require_welcome(self, contact: Contact) -> None:
+        """Refuse to dial a node that we want nothing from.
+
+        Raises:
+          TrustError: it is ourselves, not one whom the policy lets in, or one that has broken the rules.
+        """
+        if contact.node_id == self._party.credentials.node_id:
+            raise TrustError("a node does not dial itself")
+        self._party.judge.judge_id(contact.node_id)
+        self._require_welcome(contact.node_id)
+
+    async def _dial_once(
+        self, endpoint: str, expected: NodeId | None, *, trusted: bool = False, number: int = 0
+    ) -> QuicLink:
         address = _address(endpoint)
-        dial = self._dials.get((address, expected))
+        key = (address, expected, number)
+        dial = self._dials.get(key)
         if dial is None:
             if len(self._dials) >= DIALS_WAITING_MAX:
                 raise NotSent(f"{DIALS_WAITING_MAX} dials are waiting already; {endpoint} is one too many")
@@ -207,18 +228,19 @@ class LinkRegistry:
             dial = _Dial()
             # A task of the node, not of the caller: others may wait for the same dial, and must not lose it
             # because the first who wanted it was cancelled.
-            if not self._background.start_soon(self._run_dial, dial, address, expected, name=f"dial {endpoint}"):
+            if not self._background.start_soon(self._run_dial, dial, key, name=f"dial {endpoint}"):
                 raise NotSent("the node is closing")
-            self._dials[address, expected] = dial
+            self._dials[key] = dial
         return await dial.wait()
 
-    async def _run_dial(self, dial: _Dial, address: Address, expected: NodeId | None) -> None:
+    async def _run_dial(self, dial: _Dial, key: tuple[Address, NodeId | None, int]) -> None:
+        address, expected, _ = key
         dial.error = NotSent(f"{format_endpoint(address)}: the node is closing")
         try:
             async with self._dial_limiter:
                 await self._dial(dial, address, expected)
         finally:
-            del self._dials[address, expected]
+            del self._dials[key]
             dial.done.set()
 
     async def _dial(self, dial: _Dial, address: Address, expected: NodeId | None) -> None:

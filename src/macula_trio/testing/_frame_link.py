@@ -140,6 +140,11 @@ class FrameLink:
         return self.node_id is not None
 
     @property
+    def dialed_endpoint(self) -> str | None:
+        """Where we dialed it; None when the peer dialed us."""
+        return self.endpoint if self.is_dialed else None
+
+    @property
     def proven_endpoint(self) -> str | None:
         """The announced endpoint when it is where the peer really is."""
         return self.endpoint if self.endpoint == self.peer_address else None

@@ -1,0 +1,133 @@
+"""A connection for every message, as v0.8 does it: ``connections="per-message"`` (DESIGN section 7).
+
+Each connection is dialed, carries one message or one question with its answer, and is closed by the task that owns it.
+What others dial is theirs to close, and never used for something of ours.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+import trio
+
+from macula_trio._background import Background
+from macula_trio._events import EventBus
+from macula_trio._ids import Contact, NodeId, hex_or_none
+from macula_trio._peer.link import QuicLink
+from macula_trio._peer.registry import LINKS_PER_PEER_MAX, LinkRegistry
+from macula_trio._peer.views import OneMessage
+from macula_trio._wire.messages import Ping, Pong
+from macula_trio.abc import Link, LinkTransport, MessageHandler, MessageT
+from macula_trio.errors import MeshError, NotSent
+
+PER_PEER_MAX: Final = LINKS_PER_PEER_MAX // 2  # at once; the peer may have as many to us
+UNUSED_S: Final = 1.0  # after which a connection is closed that was dialed and not used
+LINGER_S: Final = 0.1  # as in v0.8
+
+
+@attrs.define(eq=False)
+class _Turns:
+    """Who may dial one peer now."""
+
+    limiter: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(PER_PEER_MAX))
+    wanted: int = 0
+
+
+class PerMessageTransport:
+    """The `macula_trio.abc.LinkTransport` of a node that keeps no connections.
+
+    Args:
+      registry: dials, and knows what others have dialed.
+      events: where messages are told that may not have arrived.
+    """
+
+    def __init__(self, registry: LinkRegistry, *, events: EventBus) -> None:
+        self._registry = registry
+        self._events = events
+        self._background = Background()
+        self._turns: dict[NodeId | str, _Turns] = {}
+        self.lost = 0
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own the connections until cancelled."""
+        await self._background.serve(task_status=task_status)
+
+    def handle(self, message_type: type[MessageT], handler: MessageHandler[MessageT]) -> None:
+        """Hand messages of this type to ``handler``."""
+        self._registry.handle(message_type, handler)
+
+    def live_link(self, node_id: NodeId) -> Link | None:
+        """None: there is no link that could be used again."""
+
+    async def link_to(self, contact: Contact) -> OneMessage:
+        """A new connection to a node, for one message."""
+        self._registry.require_welcome(contact)
+        return await self._dial(contact.endpoint, contact.node_id, trusted=False)
+
+    async def dial_endpoint(
+        self, endpoint: str, *, expected: NodeId | None = None, trusted: bool = False
+    ) -> OneMessage:
+        """A new connection to whoever answers at a numeric endpoint, for one message."""
+        return await self._dial(endpoint, expected, trusted=trusted)
+
+    async def _dial(self, endpoint: str, expected: NodeId | None, *, trusted: bool) -> OneMessage:
+        peer = expected or endpoint
+        turns = self._turns.setdefault(peer, _Turns())
+        turns.wanted += 1
+        owned = False
+        try:
+            owner = object()  # the place is given back by another task
+            await turns.limiter.acquire_on_behalf_of(owner)
+            try:
+                link = await self._registry.dial_anew(endpoint, expected=expected, trusted=trusted)
+                one = OneMessage(link)
+                owned = self._background.start_soon(
+                    self._own, one, link, peer, owner, name=f"one message to {endpoint}"
+                )
+                if not owned:
+                    one.close()
+                    raise NotSent("the node is closing")
+            finally:
+                if not owned:
+                    turns.limiter.release_on_behalf_of(owner)
+        finally:
+            if not owned:
+                self._leave(peer)
+        return one
+
+    def _leave(self, peer: NodeId | str) -> None:
+        turns = self._turns[peer]
+        turns.wanted -= 1
+        if not turns.wanted:
+            del self._turns[peer]
+
+    async def _own(self, one: OneMessage, link: QuicLink, peer: NodeId | str, owner: object) -> None:
+        """Close a connection when its message has gone, or its question was answered."""
+        try:
+            with trio.move_on_after(UNUSED_S):
+                await one.begun.wait()
+            if one.was_asked:
+                await one.over.wait()
+            elif one.begun.is_set():
+                await self._linger(link)
+        finally:
+            one.close()
+            self._turns[peer].limiter.release_on_behalf_of(owner)
+            self._leave(peer)
+
+    async def _linger(self, link: QuicLink) -> None:
+        """Until a PING behind the message is answered; towards v0.8, which may read late, the whole time."""
+        if not link.verified:
+            await trio.sleep(LINGER_S)
+            return
+        try:
+            with trio.move_on_after(LINGER_S):
+                await link.ask(Ping(timestamp=0), Pong)
+        except MeshError as exc:
+            self.lost += 1
+            self._events.emit("message.unconfirmed", peer=hex_or_none(link.node_id), reason=str(exc))
+
+
+def _conforms(transport: PerMessageTransport) -> LinkTransport:
+    return transport  # mypy proves it

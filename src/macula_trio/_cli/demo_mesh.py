@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ import trio
 
 REALM: Final = "org.example.demo"
 BOOTSTRAP: Final = "bootstrap"
+PROGRAM: Final = ("-m", "macula_trio._cli.demo_node")
 ROLES: Final = {BOOTSTRAP: "bootstrap", "gateway": "gateway", "edge1": "edge", "edge2": "edge", "edge3": "edge"}
 
 START_DEADLINE_S: Final = 10.0  # an interpreter with its imports takes less than one on an idle machine
@@ -119,6 +120,10 @@ class DemoMesh:
                 await self._news.wait()
         raise self.nodes[name].failed(f"did not tell {event} within {REQUEST_DEADLINE_S:g} s")
 
+    def past_events(self) -> list[Event]:
+        """What the nodes have told so far, the last `EVENTS_MAX`."""
+        return list(self._events)
+
     async def holders(self, key: str) -> list[str]:
         """Ask all nodes that were not killed which of them hold a value under a hexadecimal DHT key.
 
@@ -180,6 +185,7 @@ async def open_demo_mesh(
     on_started: Callable[[DemoMesh], None] | None = None,
     on_ready: Callable[[DemoProcess], None] | None = None,
     on_event: Callable[[str, str, Mapping[str, Any]], None] | None = None,
+    program: Sequence[str] = PROGRAM,
 ) -> AsyncGenerator[DemoMesh, None]:
     """Run the five processes for the length of the block.
 
@@ -190,6 +196,7 @@ async def open_demo_mesh(
       on_started: called once, when all processes run and before any is ready.
       on_ready: called for every node that is ready.
       on_event: called with the name of the node, the name of the event and its facts.
+      program: arguments of the interpreter that run a node; it gets its name as one more.
 
     Raises:
       NodeFailed: a process is of no use.
@@ -200,7 +207,7 @@ async def open_demo_mesh(
             async with trio.open_nursery() as nursery:
                 mesh = DemoMesh(on_event)
                 for name, role in ROLES.items():
-                    node = await _start(nursery, name, role, Path(logs) / f"{name}.log")
+                    node = await _start(nursery, program, name, role, Path(logs) / f"{name}.log")
                     mesh.nodes[name] = node
                     nursery.start_soon(mesh._listen, node)
                 if on_started is not None:
@@ -214,10 +221,10 @@ async def open_demo_mesh(
         raise failure  # outside of ``except``: no group in its context
 
 
-async def _start(nursery: trio.Nursery, name: str, role: str, log: Path) -> DemoProcess:
+async def _start(nursery: trio.Nursery, program: Sequence[str], name: str, role: str, log: Path) -> DemoProcess:
     # A module in the current directory must not take the place of one of ours, unless that is where we come from.
     safe = [] if sys.path[0] in ("", str(Path.cwd())) else ["-P"]
-    command = [sys.executable, *safe, "-m", "macula_trio._cli.demo_node", name]
+    command = [sys.executable, *safe, *program, name]
     with log.open("wb") as stderr:
         process: trio.Process = await nursery.start(
             partial(

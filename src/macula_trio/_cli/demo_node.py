@@ -127,8 +127,8 @@ class Parent:
         return request
 
 
-async def main() -> None:
-    """Be a node until stdin ends."""
+async def main(kind: type[DemoNode] = DemoNode) -> None:
+    """Be a node until stdin ends; ``kind`` does what the parent asks."""
     parent = Parent()
     config = await parent.listen()
     if config is None:
@@ -137,7 +137,7 @@ async def main() -> None:
         with node.events() as events:  # before the parent can ask for anything
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_tell_events, events)
-                demo_node = DemoNode(node, nursery)
+                demo_node = kind(node, nursery)
                 tell({"ready": {"endpoint": node.endpoint, "node_id": node.node_id.hex()}})
                 while (request := await parent.listen()) is not None:
                     nursery.start_soon(demo_node.serve, request)
@@ -149,7 +149,12 @@ async def _tell_events(events: EventStream) -> None:
         tell({"event": event.name, "facts": dict(event.facts)})
 
 
-if __name__ == "__main__":
+def run(kind: type[DemoNode] = DemoNode) -> None:
+    """Be the process."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("quic").setLevel(logging.WARNING)  # aioquic tells of every handshake
-    trio.run(main)
+    trio.run(main, kind)
+
+
+if __name__ == "__main__":
+    run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+import attrs
 import pytest
 import trio
 
@@ -68,6 +69,16 @@ async def a_node_with_both(network: SimNetwork, nodes: list[macula.Node]) -> Asy
 
 
 @asynccontextmanager
+async def a_node_without_links(network: SimNetwork, nodes: list[macula.Node]) -> AsyncGenerator[macula.Node, None]:
+    """Every message and every question of its has a connection and a task of its own."""
+    apart = attrs.evolve(config("10.9.9.9:1"), connections="per-message")
+    async with macula.open_node(apart, identity=GUEST, network=network) as node:
+        with pytest.raises(macula.NoProviders):
+            await node.call("sweep.nobody")
+        yield node
+
+
+@asynccontextmanager
 async def a_node_on_a_small_path(network: SimNetwork, nodes: list[macula.Node]) -> AsyncGenerator[macula.Node, None]:
     """Its dial becomes a race of two connections, which may be cancelled before, within and after it."""
     network.set_link(LinkModel(mtu_bytes=1372), source="10.9.9.9")
@@ -121,7 +132,10 @@ async def run_once(block: Block, step: float, network: SimNetwork, nodes: list[m
     [
         a_provider,
         a_subscriber,
-        *(pytest.param(block, marks=pytest.mark.long) for block in (a_node_with_both, a_node_on_a_small_path)),
+        *(
+            pytest.param(block, marks=pytest.mark.long)
+            for block in (a_node_with_both, a_node_without_links, a_node_on_a_small_path)
+        ),
     ],
 )
 async def test_cancelled_at_any_step_nothing_is_left(block: Block, autojump_clock: trio.testing.MockClock) -> None:

@@ -25,7 +25,7 @@ from node_tools import watch
 from quic_tools import REALM, Recorder
 
 import macula_trio as macula
-from macula_trio._routing.service import FORWARDED_MAX, FORWARDED_PER_PEER_MAX
+from macula_trio._routing.service import FORWARDED_BYTES_MAX, FORWARDED_MAX, FORWARDED_PER_PEER_MAX
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import encode_frame
 from macula_trio._wire.frame import HEADER_BYTES, MAX_PAYLOAD, MessageType
@@ -338,6 +338,27 @@ async def test_one_peer_takes_only_its_share_of_what_we_forward(autojump_clock: 
         await trio.sleep(0.5)
         assert len(outcomes(greedy)) == FORWARDED_PER_PEER_MAX + 3
         assert node._router._under_way.total() == 0
+
+
+async def test_all_together_hold_no_more_than_so_many_bytes(autojump_clock: Clock) -> None:
+    sleeper = Sleeper()
+    network = SimNetwork()
+    async with (
+        open_mesh(2, network=network, config=attrs.evolve(CONFIG, handlers_per_caller_max=1000)) as (node, provider),
+        provider.advertise("a.b", sleeper, allow_routed=True),
+        outsider(network, node) as source,
+    ):
+        size = 900_000
+        fit = FORWARDED_BYTES_MAX // size
+        for number in range(fit + 1):
+            args = b'"' + b"x" * (size - 2) + b'"'
+            source.say(rpc_route(provider, attrs.evolve(CALL, call_id=bytes([number]) * 16, args=args, timeout=60_000)))
+            await trio.sleep(1)
+        assert outcomes(source) == ["busy"]
+        assert len(sleeper.calls) == fit
+        sleeper.release.set()
+        await trio.sleep(1)
+        assert node._router._bytes_under_way == 0
 
 
 async def test_one_call_twice_at_once_is_asked_once(autojump_clock: Clock) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from macula_trio._ids import Contact, NodeId
-from macula_trio._routing.routes import first_hops, next_hops, onward
-from macula_trio._wire.messages import Call, Publish, PubsubRoute, RpcRoute
+from macula_trio._routing.routes import first_hops, next_hops, onward, payload_size
+from macula_trio._wire.messages import Call, Publish, PubsubRoute, Reply, RpcRoute
 
 IDS = st.binary(min_size=32, max_size=32).map(NodeId)
 MESHES = st.lists(IDS, min_size=2, max_size=12, unique=True)
@@ -55,6 +57,22 @@ def test_our_own_may_go_anywhere_but_to_the_destination(ids: list[NodeId]) -> No
     assert [hop.node_id for hop in first_hops(destination, contacts(ids, destination))] == sorted(
         ids[1:], key=lambda node_id: node_id.distance(destination)
     )
+
+
+def test_what_an_application_put_in_is_what_weighs() -> None:
+    ends: dict[str, Any] = {
+        "destination_node_id": bytes(32),
+        "source_node_id": bytes(32),
+        "hop_count": 0,
+        "max_hops": 10,
+    }
+    call = Call(call_id=bytes(16), procedure="a.b", args=bytes(7))
+    reply, error = Reply(call_id=bytes(16), result=bytes(5)), Reply(call_id=bytes(16))
+    message = Publish(topic="a.b", payload=bytes(3), message_id=bytes(16))
+    assert payload_size(RpcRoute(**ends, payload_type="call", payload=call)) == 7
+    assert payload_size(RpcRoute(**ends, payload_type="reply", payload=reply)) == 5
+    assert payload_size(RpcRoute(**ends, payload_type="reply", payload=error)) == 0
+    assert payload_size(PubsubRoute(**ends, topic="a.b", payload=message)) == 3
 
 
 def test_a_hop_is_counted_and_nothing_else_changes() -> None:

@@ -54,6 +54,16 @@ class Carrier(Protocol):
         ...
 
 
+def payload_size(route: RpcRoute | PubsubRoute) -> int:
+    """Bytes of what an application put into an envelope, which is nearly all of it."""
+    payload = route.payload
+    if isinstance(payload, Call):
+        return len(payload.args)
+    if isinstance(payload, Reply):
+        return len(payload.result or b"")
+    return len(payload.payload)
+
+
 def onward(route: RouteT) -> RouteT:
     """The envelope as the next node gets it."""
     return attrs.evolve(route, hop_count=route.hop_count + 1)

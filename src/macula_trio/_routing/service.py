@@ -17,7 +17,7 @@ import trio
 from macula_trio._background import Background
 from macula_trio._events import EventBus
 from macula_trio._ids import Contact, NodeId
-from macula_trio._routing.routes import Carried, first_hops, next_hops, onward
+from macula_trio._routing.routes import Carried, first_hops, next_hops, onward, payload_size
 from macula_trio._rpc.calls import CallKey, granted_s
 from macula_trio._rpc.errors_map import was_not_started
 from macula_trio._rpc.incoming import Incoming, cancel_key
@@ -30,6 +30,7 @@ from macula_trio.errors import LocalProtocolError, NotSent, PeerUnavailable, Rem
 
 FORWARDED_MAX: Final = 256  # envelopes on their way through us at once
 FORWARDED_PER_PEER_MAX: Final = 64  # of them, those that one peer has brought
+FORWARDED_BYTES_MAX: Final = 16 * 1024 * 1024  # of all of them
 HOPS_TRIED_MAX: Final = 3  # nodes that one envelope is offered to, one after the other
 HOP_SHARE_S: Final = 1.5  # for reaching one of them
 MESSAGE_DEADLINE_S: Final = 5.0  # for handing a message on, as in v0.8
@@ -97,6 +98,7 @@ class Router:
         self._scopes: dict[CallKey, trio.CancelScope] = {}
         self._asked: set[tuple[bytes, bytes]] = set()  # source and id of calls on their way, ours included
         self._under_way: Counter[object] = Counter()  # envelopes, by who brought them
+        self._bytes_under_way = 0
         self.refused = self.forwarded = 0
         transport.handle(wire.RpcRoute, self._on_rpc)
         transport.handle(wire.PubsubRoute, self._on_message)
@@ -174,8 +176,22 @@ class Router:
             ways.insert(0, Contact(node_id=destination, endpoint=live.endpoint or ""))  # a leaf is in no table
         return ways[:HOPS_TRIED_MAX]
 
-    def _may_begin(self, payer: object) -> bool:
-        return self._under_way.total() < FORWARDED_MAX and self._under_way[payer] < FORWARDED_PER_PEER_MAX
+    def _may_begin(self, payer: object, route: wire.RpcRoute | wire.PubsubRoute) -> bool:
+        return (
+            self._under_way.total() < FORWARDED_MAX
+            and self._under_way[payer] < FORWARDED_PER_PEER_MAX
+            and self._bytes_under_way + payload_size(route) <= FORWARDED_BYTES_MAX
+        )
+
+    def _began(self, payer: object, route: wire.RpcRoute | wire.PubsubRoute) -> None:
+        self._under_way[payer] += 1
+        self._bytes_under_way += payload_size(route)
+
+    def _ended(self, payer: object, route: wire.RpcRoute | wire.PubsubRoute) -> None:
+        self._bytes_under_way -= payload_size(route)
+        self._under_way[payer] -= 1
+        if not self._under_way[payer]:
+            del self._under_way[payer]
 
     def _start(self, link: Link, route: wire.RpcRoute | wire.PubsubRoute) -> str | None:
         """Begin to hand on what nobody waits for an answer to; gives why not."""
@@ -183,11 +199,11 @@ class Router:
         payer = link.node_id if link.verified else link
         if not ways:
             return "no_route"
-        if not self._may_begin(payer):
+        if not self._may_begin(payer, route):
             return "busy"
         if not self._background.start_soon(self._forward, payer, route, ways, name="forward"):
             return "draining"
-        self._under_way[payer] += 1
+        self._began(payer, route)
         return None
 
     async def _forward(self, payer: object, route: wire.RpcRoute | wire.PubsubRoute, ways: list[Contact]) -> None:
@@ -198,12 +214,7 @@ class Router:
                     return
             self._note_refused(route, "no_route")
         finally:
-            self._ended(payer)
-
-    def _ended(self, payer: object) -> None:
-        self._under_way[payer] -= 1
-        if not self._under_way[payer]:
-            del self._under_way[payer]
+            self._ended(payer, route)
 
     async def _hand_on(self, route: wire.RpcRoute | wire.PubsubRoute, ways: list[Contact]) -> bool:
         """Put an envelope on the link to the first node that can be reached."""
@@ -225,12 +236,12 @@ class Router:
         payer = key[0]
         if not ways:
             return "no_route"
-        if not self._may_begin(payer) or _call_of(route) in self._asked:
+        if not self._may_begin(payer, route) or _call_of(route) in self._asked:
             return "busy"  # the same call twice: its answers could not be told apart
         if not self._background.start_soon(self._forward_call, link, route, key, ways, name="forward a call"):
             return "draining"
         self._asked.add(_call_of(route))
-        self._under_way[payer] += 1
+        self._began(payer, route)
         return None
 
     async def _forward_call(self, link: Link, route: wire.RpcRoute, key: CallKey, ways: list[Contact]) -> None:
@@ -250,7 +261,7 @@ class Router:
             link.remove_close_callback(gone)
             del self._scopes[key]
             self._asked.discard(_call_of(route))
-            self._ended(key[0])
+            self._ended(key[0], route)
         if answer is None or link.is_closed:
             return  # whoever waited has given up, or will in a moment
         self.forwarded += 1

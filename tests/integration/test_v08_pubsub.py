@@ -14,9 +14,8 @@ from v08_tools import (
     counts,
     holders,
     is_healthy,
+    links_refused,
     peers_are_discovered,
-    refuse_links,
-    refuse_nobody,
 )
 
 import macula_trio as macula
@@ -98,12 +97,9 @@ def test_multi_hop_pubsub(mesh: Mesh) -> None:
     async def case(nodes: DemoMesh) -> None:
         await nodes.request("edge3", {"do": "subscribe_for_all", "topic": "test.far"})
         before = await counts(nodes)
-        await refuse_links(nodes, "edge3", "edge2")
-        try:
+        async with links_refused(nodes, "edge3", "edge2"):
             outcomes = await nodes.request("edge2", {"do": "publish", "topic": "test.far", "payload": {"n": 2}})
             message = await nodes.wait_event("edge3", "demo.message", topic="test.far")
-        finally:
-            await refuse_nobody(nodes, "edge3")
         assert {nodes.name_of(node_id): outcome for node_id, outcome in outcomes.items()} == {"edge3": "forwarded"}
         assert (message["payload"], message["publisher"]) == ({"n": 2}, None)
         after = await counts(nodes)

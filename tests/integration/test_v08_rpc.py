@@ -15,10 +15,9 @@ from v08_tools import (
     counts,
     holders,
     is_healthy,
+    links_refused,
     outsider,
     peers_are_discovered,
-    refuse_links,
-    refuse_nobody,
 )
 
 import macula_trio as macula
@@ -93,11 +92,8 @@ def test_multi_hop_rpc_call(mesh: Mesh) -> None:
     async def case(nodes: DemoMesh) -> None:
         await nodes.request("edge3", {"do": "advertise_for_all", "procedure": "test.far"})
         before = await counts(nodes)
-        await refuse_links(nodes, "edge3", "edge2")
-        try:
+        async with links_refused(nodes, "edge3", "edge2"):
             assert await nodes.request("edge2", {"do": "call", "procedure": "test.far", "args": ARGS}) == 5
-        finally:
-            await refuse_nobody(nodes, "edge3")
         called = await nodes.wait_event("edge2", "rpc.called", procedure="test.far")
         assert nodes.name_of(called["provider"]) == "edge3"
         assert called["hops"] > 1

@@ -44,7 +44,7 @@ class Mesh:
 
     async def _keep(self) -> None:
         with self._scope:
-            async with open_demo_mesh(program=(NODE,)) as demo:
+            async with open_demo_mesh(program=(NODE,), health=True) as demo:
                 for name in ROLES:
                     await demo.request(name, {"do": "wait_known", "nodes": len(ROLES) - 1})
                 self._up.put((demo, trio.lowlevel.current_trio_token()))
@@ -148,14 +148,16 @@ async def peers_are_discovered(mesh: DemoMesh) -> None:
         assert {mesh.name_of(node_id) for node_id in known} == set(ROLES) - {name}
 
 
-async def refuse_links(mesh: DemoMesh, name: str, shut_out: str) -> None:
-    """Let a node refuse the links of another one."""
+@asynccontextmanager
+async def links_refused(mesh: DemoMesh, name: str, shut_out: str) -> AsyncGenerator[None, None]:
+    """Let a node refuse the links of another one, as long as the block lasts."""
     let_in = [node.node_id for node in mesh.nodes.values() if node.name not in (name, shut_out)]
     await mesh.request(name, {"do": "accept_links_of", "node_ids": let_in})
-
-
-async def refuse_nobody(mesh: DemoMesh, name: str) -> None:
-    await mesh.request(name, {"do": "accept_links_of", "node_ids": []})
+    try:
+        yield
+    finally:
+        with trio.move_on_after(PATIENCE_S, shield=True):
+            await mesh.request(name, {"do": "accept_links_of", "node_ids": []})
 
 
 async def counts(mesh: DemoMesh) -> dict[str, dict[str, int]]:

@@ -323,12 +323,13 @@ class Router:
         return None
 
     async def _reach(self, contact: Contact) -> Link | None:
-        with trio.move_on_after(HOP_SHARE_S):
-            try:
-                return await self._transport.link_to(contact)
-            except (PeerUnavailable, TrustError):
-                return None
-        return None
+        link: Link | None = None
+        try:
+            with trio.move_on_after(HOP_SHARE_S):
+                link = await self._transport.link_to(contact)
+        except (PeerUnavailable, TrustError):
+            pass  # the next one may do
+        return link
 
     # -- our own ------------------------------------------------------------------------------------------------------
 

@@ -9,10 +9,10 @@ from typing import Any, Final
 import pytest
 import trio
 from authorisation_tools import Sleeper, facts, outcomes, outsider, rpc_route
+from cancel_tools import CancelAtStep, lasting_tasks
 from node_tools import watch
 from quic_tools import connect_bare, open_endpoint
 from realm_tools import REALM, Authority
-from test_cancel_sweep import CancelAtStep, lasting_tasks
 
 import macula_trio as macula
 from macula_trio._health import HEALTH_DEADLINE_S, HEALTH_VALID_S

@@ -18,6 +18,7 @@ from cancel_tools import CancelAtStep, lasting_tasks
 from node_tools import watch
 
 import macula_trio as macula
+from macula_trio import _health
 from macula_trio._http import connections
 from macula_trio._http.connections import REQUEST_BYTES_MAX, TCPServer
 from macula_trio._http.health import serve_health
@@ -29,6 +30,11 @@ PATIENCE_S: Final = 20
 GET: Final = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
 HTTP2: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 HTTP2_PING: Final = bytes([0, 0, 8, 6, 0, 0, 0, 0, 0]) + bytes(8)  # which must be answered
+
+
+@pytest.fixture(autouse=True)
+def a_busy_machine_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_health, "HEALTH_DEADLINE_S", PATIENCE_S)
 
 
 @attrs.frozen

@@ -17,13 +17,19 @@ from test_health_endpoint import ask
 
 from macula_trio._cli.demo_mesh import open_demo_mesh
 from macula_trio._cli.main import main
-from macula_trio._util import parse_endpoint
+from macula_trio._util import Address, parse_endpoint
 
 pytestmark = pytest.mark.thorough
 
 NODE: Final = ["node", "--realm", "org.example.test", "--listen", "127.0.0.1:0"]
 EXTRA: Final = ("hypercorn", "starlette")
 PATIENCE_S: Final = 40
+
+
+async def until_well(address: Address) -> None:
+    """Wait while a busy machine needs more than the second that a node has."""
+    while (health := await ask(address, "/health")).status != 200:
+        assert health.json["reason"] == "no answer within 1 s"
 
 
 @pytest.mark.processes
@@ -34,7 +40,8 @@ async def test_a_node_tells_where_it_is_well_and_leaves_though_somebody_is_conne
             line = await terminal.line()
             address = parse_endpoint(ready_facts(line)["health"])
             assert line.endswith(f" role=edge health=127.0.0.1:{address[1]}")
-            assert ((await ask(address, "/health")).status, (await ask(address, "/ready")).status) == (200, 200)
+            await until_well(address)
+            assert (await ask(address, "/ready")).status == 200
             assert (await ask(address, "/nothing")).status == 404
             async with await trio.open_tcp_stream(*address) as idle:
                 await idle.send_all(b"GET /hea")
@@ -61,8 +68,7 @@ async def test_the_nodes_of_the_demo_are_well_when_they_are_asked() -> None:
             for node in mesh.nodes.values():
                 assert node.health is not None
                 address = parse_endpoint(node.health)
-                while (health := await ask(address, "/health")).status != 200:  # a busy machine; not for ever
-                    assert health.json["reason"] == "no answer within 1 s"
+                await until_well(address)
                 assert (await ask(address, "/ready")).status == 200
             assert len({node.health for node in mesh.nodes.values()}) == 5
 

@@ -101,18 +101,19 @@ def constraints() -> tuple[str, str]:
 def lowest() -> list[str]:
     """The oldest versions that pyproject.toml allows, one requirement each."""
     project = PROJECT["project"]
-    allowed = [*project["dependencies"], *project["optional-dependencies"]["cli"]]
+    extras = project["optional-dependencies"]
+    allowed = [*project["dependencies"], *extras["cli"], *extras["http"]]
     return [re.sub(r">=(\S+)", r"==\1", requirement) for requirement in allowed]
 
 
 def install_wheel(session: nox.Session, *requirements: str) -> None:
-    """Install the package as users get it, with its extra ``cli``; the wheel is built once per run."""
+    """Install the package as users get it, with its extras ``cli`` and ``http``; the wheel is built once per run."""
     directory = wheel_directory()
     if not list(directory.glob("*.whl")):
         session.install(*group("wheel"), *constraints())
         session.run("python", "-m", "build", "--wheel", "--outdir", str(directory), str(ROOT), silent=True)
     wheel = next(directory.glob("*.whl"))
-    session.install(f"{wheel}[cli]", *requirements)
+    session.install(f"{wheel}[cli,http]", *requirements)
     # In an environment that is used again pip would keep the old wheel: its version is the same.
     session.install("--force-reinstall", "--no-deps", str(wheel))
 

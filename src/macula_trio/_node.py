@@ -24,6 +24,7 @@ from macula_trio._dht.client import Bootstrap, DhtSettings
 from macula_trio._dht.owner import StoreReport
 from macula_trio._dht.service import DhtService
 from macula_trio._events import EventBus, Listener
+from macula_trio._health import HealthCheck, HealthReport
 from macula_trio._identity.facts import certificate_renewal
 from macula_trio._identity.files import Identity
 from macula_trio._identity.keys import Credentials
@@ -155,6 +156,14 @@ class Node:
             take_call=self._rpc.callee.take,
             take_cancel=self._rpc.callee.cancel,
             take_message=self._pubsub.take_route,
+        )
+        self._health = HealthCheck(
+            self._party,
+            network=network,
+            events=self._events,
+            random_bytes=os.urandom,
+            make_identity=_new_identity,
+            answer_probe=self._rpc.callee.answer_probe,
         )
         self._wall_clock_ms = network.wall_clock_ms
         self._quic: QuicEndpoint | None = None
@@ -500,6 +509,22 @@ class Node:
         """Wait until another node was found; at once when there is no bootstrap to ask."""
         self._require_open()
         await self._dht.wait_joined()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether others may be sent here: we know another node now, or have none to ask, and are not closing."""
+        return self._is_open and (not self._config.bootstrap or bool(self._dht.known_nodes()))
+
+    async def check_health(self) -> HealthReport:
+        """Call ourselves through our own socket, and report whether the answer came.
+
+        A second socket dials where we listen, both sides prove who they are, and a call goes the way of every other
+        call, all within 1 s.  It works under every trust policy.  Who asks while a check is under way, or within 1 s
+        behind it, gets the same report.  A check that fails is an event, ``health.failed``.
+        """
+        self._require_open()
+        assert self._quic is not None
+        return await self._health.check(self._quic)
 
     def events(self) -> EventStream:
         """What happens in this node: ``with node.events() as events: async for event in events: ...``."""

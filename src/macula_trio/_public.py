@@ -3,6 +3,7 @@
 from macula_trio._config import NodeConfig
 from macula_trio._dht.owner import StoreReport
 from macula_trio._events import Event
+from macula_trio._health import HealthReport
 from macula_trio._identity.files import Identity
 from macula_trio._identity.record import Record
 from macula_trio._ids import Contact, NodeId, dht_key
@@ -36,6 +37,7 @@ __all__ = [
     "Event",
     "EventStream",
     "Handler",
+    "HealthReport",
     "Identity",
     "IdentityFileError",
     "LocalProtocolError",

@@ -67,7 +67,7 @@ BAD: Final[dict[str, tuple[str, ...] | None]] = {
     "encrypt": None,
     "file": ("no/such/place", ".", HUGE),
     "hash_seeds": ("", "3", "3:3", "0:99999999999", CONTROL, HUGE),
-    "health": ("127.0.0.1:1",),
+    "health": (*TEXTS, "here", "::1:1", "127.0.0.1:70000", "192.0.2.1:0"),
     "identity": FILES,
     "jobs": NUMBERS,
     "key": ("",),
@@ -107,7 +107,8 @@ SPECIAL: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     # A key file that is not there is made, whatever its name.
     ("node", "identity"): ("no/such/file", ".", "/dev/zero", "sparse", HUGE),
     ("config show", "identity"): (".", "/dev/zero", "sparse", HUGE),
-    ("config show", "listen"): (*TEXTS, "here", "::1:1", "127.0.0.1:70000"),  # binds nothing
+    ("config show", "health"): (*TEXTS, "here", "::1:1", "127.0.0.1:70000"),  # binds nothing
+    ("config show", "listen"): (*TEXTS, "here", "::1:1", "127.0.0.1:70000"),
     ("realm show", "file"): FILES,
     ("realm install", "file"): FILES,
     ("realm issue", "name"): ("b",),

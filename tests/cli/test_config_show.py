@@ -88,8 +88,8 @@ def test_flags_go_before_the_environment_before_the_file_before_defaults(show: A
     assert settings["trust"] == ("open", "default")
 
 
-def test_every_setting_but_the_one_that_is_not_there_yet_is_shown(show: Any) -> None:
-    assert show("--realm", "a").settings().keys() == BY_NAME.keys() - {"health"}
+def test_every_setting_is_shown(show: Any) -> None:
+    assert show("--realm", "a").settings().keys() == BY_NAME.keys()
     assert {field.name for field in attrs.fields(NodeConfig)} <= BY_NAME.keys()
 
 
@@ -120,6 +120,7 @@ SAMPLES: Final[Mapping[str, tuple[str, str, object]]] = {
     "trust": ("unverified", '"unverified"', "unverified"),
     "name": ("the cellar", '"the cellar"', "the cellar"),
     "timeout": ("7.5", "7.5", 7.5),
+    "health": ("127.0.0.1:8080", '"127.0.0.1:8080"', "127.0.0.1:8080"),
     "connections": ("links", '"links"', "links"),
     "leaf": ("yes", "true", True),
     "require_bootstrap": ("1", "true", True),
@@ -140,7 +141,7 @@ SAMPLES: Final[Mapping[str, tuple[str, str, object]]] = {
 
 def test_every_setting_has_a_sample() -> None:
     files = {"tls_cert_file", "tls_key_file", "key_passphrase_file"}  # have tests of their own
-    assert SAMPLES.keys() == BY_NAME.keys() - files - {"health"}
+    assert SAMPLES.keys() == BY_NAME.keys() - files
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -172,8 +173,10 @@ def test_the_environment_of_v08_is_understood(show: Any) -> None:
         TLS_KEY_FILE="one.pem",
         NODE_NAME="gateway@cellar",
         MODE="hybrid",
+        HEALTH_PORT="8080",
     ).settings()
     assert settings["realm"] == ("com.example.v08", "environment MACULA_REALM")
+    assert settings["health"] == ("0.0.0.0:8080", "environment HEALTH_PORT")
     assert settings["bootstrap"] == (
         ["https://seed.example.org:9443", "192.0.2.7:9443"],
         "environment BOOTSTRAP_NODES",
@@ -194,7 +197,6 @@ def test_a_variable_that_is_empty_is_not_set(show: Any) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "warning"),
     [
-        ("HEALTH_PORT", "8080", "the health endpoint is not available yet; the node runs without it"),
         ("MODE", "production", "'production' is none of bootstrap, gateway, edge, hybrid, and is passed over"),
         ("MACULA_LISEN", "here", "not a setting, and passed over; did you mean 'MACULA_LISTEN'?"),
         ("MACULA_XYZZY", "1", "not a setting, and passed over"),
@@ -305,7 +307,8 @@ BAD_FILES: Final = [
     (f'{REALM}name = "\\u001b[31m"\n', "node.toml:2: name: '\\x1b[31m' is not a name"),
     (f"{REALM}timeout = 0\n", "node.toml:2: timeout: 0 is not a number of seconds above 0, at most 300"),
     (f"{REALM}timeout = true\n", "node.toml:2: timeout: True is not a number of seconds"),
-    (f'{REALM}health = "127.0.0.1:1"\n', "node.toml:2: health: the health endpoint is not available yet"),
+    (f"{REALM}health = 8080\n", "node.toml:2: health: 8080 is not HOST:PORT, such as 127.0.0.1:8080"),
+    (f'{REALM}health = "here"\n', "node.toml:2: health: endpoint 'here' is not HOST:PORT"),
     (f'{REALM}leaf = "no"\n', "node.toml:2: leaf: 'no' is not True or False"),
     (f"{REALM}may_publish = 1\n", "node.toml:2: may_publish: 1 is not a list of node ids"),
     (f'{REALM}may_publish = ["ab"]\n', "node.toml:2: may_publish: a node id has 64 hexadecimal digits, not 2"),
@@ -338,7 +341,12 @@ BAD_ENVIRONMENTS: Final = [
     ({"MACULA_KEEPALIVE_S": "9" * 5000}, "environment MACULA_KEEPALIVE_S: inf is not a number above 0"),
     ({"MACULA_HANDLERS_MAX": "1.5"}, "environment MACULA_HANDLERS_MAX: 1.5 is not a whole number above 0"),
     ({"MACULA_LEAF": "maybe"}, "environment MACULA_LEAF: 'maybe' is not True or False"),
-    ({"MACULA_HEALTH": "127.0.0.1:1"}, "environment MACULA_HEALTH: the health endpoint is not available yet"),
+    ({"MACULA_HEALTH": "127.0.0.1:x"}, "environment MACULA_HEALTH: endpoint '127.0.0.1:x': port 'x'"),
+    ({"HEALTH_PORT": "127.0.0.1:1"}, "environment HEALTH_PORT: '127.0.0.1:1' is not a port"),
+    (
+        {"HEALTH_PORT": "1", "MACULA_HEALTH": "127.0.0.1:2"},
+        "environment HEALTH_PORT: '0.0.0.0:1' contradicts environment MACULA_HEALTH, which says '127.0.0.1:2'; unset",
+    ),
     ({"GATEWAY_PORT": "tcp://10.0.0.1:9443"}, "environment GATEWAY_PORT: 'tcp://10.0.0.1:9443' is not a port"),
     ({"GATEWAY_PORT": "65536"}, "environment GATEWAY_PORT: '65536' is not a port"),
     ({"BOOTSTRAP_NODES": "nowhere"}, "environment BOOTSTRAP_NODES: endpoint 'nowhere' is not HOST:PORT"),

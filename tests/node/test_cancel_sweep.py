@@ -8,26 +8,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import attrs
 import pytest
 import trio
+from cancel_tools import CancelAtStep, lasting_tasks
 
 import macula_trio as macula
 from macula_trio.testing import LinkModel, SimNetwork, open_mesh
 
 REALM = "org.example.test"
 GUEST = macula.Identity.from_seed(bytes(32))
-
-
-class CancelAtStep(trio.abc.Instrument):
-    """Cancels ``scope`` at the n-th task step after `armed` becomes true; counts the steps."""
-
-    def __init__(self, step: float) -> None:
-        self.step, self.steps, self.armed = step, 0, False
-        self.scope = trio.CancelScope()
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        if self.armed:
-            self.steps += 1
-            if self.steps == self.step:
-                self.scope.cancel()
 
 
 async def handler(call: macula.Call) -> object:
@@ -86,21 +73,6 @@ async def a_node_on_a_small_path(network: SimNetwork, nodes: list[macula.Node]) 
         assert node._quic is not None
         assert node._quic.counters.connections_raced > 0
         yield node
-
-
-# What the nodes that stay may be asking of the one that has just gone, until the question times out.
-QUESTIONS = ("ask ", "dial ", "check ", "repair ", "STORE ")
-
-
-def lasting_tasks() -> list[str]:
-    """The names of all tasks that live, without questions under way."""
-    names, waiting = [], [trio.lowlevel.current_root_task()]
-    while waiting:
-        task = waiting.pop()
-        assert task is not None
-        names.append(task.name)
-        waiting += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
-    return sorted(name for name in names if not name.startswith(QUESTIONS))
 
 
 async def run_once(block: Block, step: float, network: SimNetwork, nodes: list[macula.Node]) -> CancelAtStep:

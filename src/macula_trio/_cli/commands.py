@@ -23,6 +23,7 @@ from macula_trio import (
 from macula_trio._cli.config_show import config
 from macula_trio._cli.demo import demo
 from macula_trio._cli.dht import dht
+from macula_trio._cli.health import open_health, require_extra
 from macula_trio._cli.identities import key_files
 from macula_trio._cli.levels import Settled
 from macula_trio._cli.options import (
@@ -83,10 +84,11 @@ def node(*, settled: Settled, as_json: bool) -> int:
 
     Settings come from flags, else from the environment (MACULA_LISTEN for --listen, ...), else from the file of
     --config; `macula-trio config show` tells which. Prints one line when it is ready: ready endpoint=HOST:PORT
-    node_id=HEX realm=NAME role=ROLE
+    node_id=HEX realm=NAME role=ROLE, and behind that with --health: health=HOST:PORT
     """
     with wrong_usage():
         node_config = settled.config()
+        require_extra(settled)
         keys = key_files(settled)
         with deferred():  # it may write the key
             who = keys.load(create=True)
@@ -96,7 +98,11 @@ def node(*, settled: Settled, as_json: bool) -> int:
         return keys.load(create=False) if keys.known else who
 
     async def work() -> int:
-        async with open_member(node_config, who, name=name) as member, trio.open_nursery() as nursery:
+        async with (
+            open_member(node_config, who, name=name) as member,
+            open_health(member, settled["health"]) as health,
+            trio.open_nursery() as nursery,
+        ):
             await nursery.start(_reload_on_hangup, member, reread)
             facts = {
                 "endpoint": member.endpoint,
@@ -104,6 +110,8 @@ def node(*, settled: Settled, as_json: bool) -> int:
                 "realm": node_config.realm,
                 "role": node_config.role,
             }
+            if health is not None:
+                facts["health"] = health
             if as_json:
                 print_json(facts if name is None else {**facts, "name": name})
             else:

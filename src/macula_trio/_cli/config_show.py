@@ -33,11 +33,10 @@ def show(*, settled: Settled, as_json: bool) -> int:
     # Defaults may follow from what was told, so those of the fields are the configuration's own.
     values = {name: getattr(made, name, value) for name, value in settled.values.items() if name != "name"}
     values["name"] = settled["name"]
-    shown = [setting for setting in SETTINGS if not setting.hidden]
     if as_json:
-        print_json({s.name: {"value": _plain(values[s.name]), "from": settled.origin(s.name)} for s in shown})
+        print_json({s.name: {"value": _plain(values[s.name]), "from": settled.origin(s.name)} for s in SETTINGS})
     else:
-        rows = ([s.name, _brief(s.default_text, values[s.name]), settled.origin(s.name)] for s in shown)
+        rows = ([s.name, _brief(s.default_text, values[s.name]), settled.origin(s.name)] for s in SETTINGS)
         print_table(["setting", "value", "from"], rows)
     return 0
 

@@ -45,7 +45,11 @@ class NodeFailed(Exception):
 
 @attrs.define(eq=False)
 class DemoProcess:
-    """One process, and what it said of itself when it was ready."""
+    """One process, and what it said of itself when it was ready.
+
+    Attributes:
+      health: where it answers ``/health`` and ``/ready``, as ``HOST:PORT``; None without the option.
+    """
 
     name: str
     role: str
@@ -53,6 +57,7 @@ class DemoProcess:
     process: trio.Process
     endpoint: str = ""
     node_id: str = ""
+    health: str | None = None
     killed: bool = False
     _ready: trio.Event = attrs.field(factory=trio.Event)
     _answers: dict[int, trio.MemorySendChannel[Mapping[str, Any]]] = attrs.field(factory=dict)
@@ -168,6 +173,7 @@ class DemoMesh:
     def _take(self, node: DemoProcess, line: Mapping[str, Any]) -> None:
         if "ready" in line:
             node.endpoint, node.node_id = line["ready"]["endpoint"], line["ready"]["node_id"]
+            node.health = line["ready"].get("health")
             node._ready.set()
         elif "event" in line:
             self._events.append((node.name, line["event"], line["facts"]))
@@ -182,6 +188,7 @@ class DemoMesh:
 @asynccontextmanager
 async def open_demo_mesh(
     *,
+    health: bool = False,
     on_started: Callable[[DemoMesh], None] | None = None,
     on_ready: Callable[[DemoProcess], None] | None = None,
     on_event: Callable[[str, str, Mapping[str, Any]], None] | None = None,
@@ -193,6 +200,7 @@ async def open_demo_mesh(
     does not within 3 s; none is left, also when the block is cancelled.  When this process is killed they end as well.
 
     Args:
+      health: give every node a health endpoint on loopback, too, which wants the extra ``http``.
       on_started: called once, when all processes run and before any is ready.
       on_ready: called for every node that is ready.
       on_event: called with the name of the node, the name of the event and its facts.
@@ -212,7 +220,7 @@ async def open_demo_mesh(
                     nursery.start_soon(mesh._listen, node)
                 if on_started is not None:
                     on_started(mesh)
-                await _configure(mesh, on_ready)
+                await _configure(mesh, on_ready, health=health)
                 yield mesh
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:  # of the nursery, which is nobody's concern; raised below
@@ -241,11 +249,18 @@ async def _start(nursery: trio.Nursery, program: Sequence[str], name: str, role:
     return DemoProcess(name=name, role=role, log=log, process=process)
 
 
-async def _configure(mesh: DemoMesh, on_ready: Callable[[DemoProcess], None] | None) -> None:
+async def _configure(mesh: DemoMesh, on_ready: Callable[[DemoProcess], None] | None, *, health: bool) -> None:
     """Tell the processes what they are: the bootstrap first, then the others, which learn where it listens."""
 
     async def one(node: DemoProcess, bootstrap: list[str]) -> None:
-        config = {"realm": REALM, "role": node.role, "listen": "127.0.0.1:0", "bootstrap": bootstrap}
+        config: dict[str, object] = {
+            "realm": REALM,
+            "role": node.role,
+            "listen": "127.0.0.1:0",
+            "bootstrap": bootstrap,
+        }
+        if health:
+            config["health"] = "127.0.0.1:0"
         with trio.move_on_after(START_DEADLINE_S) as deadline:
             await _write(node.process, config)
             await node._ready.wait()

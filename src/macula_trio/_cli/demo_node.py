@@ -1,8 +1,9 @@
 """One process of the demo: a node that does what its parent says, in JSON lines over stdin and stdout.
 
 ``{"id": 1, "do": "call", ...}`` in, ``{"id": 1, "result": ...}`` or ``{"id": 1, "error": "..."}`` out, and
-``{"event": ..., "facts": {...}}`` for what happens in the node.  The first line in is its configuration, the first out
-is ``{"ready": {...}}``.  The end of stdin, however the parent ended, ends the node.
+``{"event": ..., "facts": {...}}`` for what happens in the node.  The first line in is its configuration, and where to
+tell its ``health`` if anywhere; the first out is ``{"ready": {...}}``.  The end of stdin, however the parent ended,
+ends the node.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import trio
 
 from macula_trio import Call, EventStream, MeshError, Node, NodeConfig, Reject, open_node
+from macula_trio._util import format_endpoint, parse_endpoint
 
 CHUNK_BYTES: Final = 65536
 TABLE_POLL_S: Final = 0.1  # the table may also grow without an event
@@ -133,15 +136,25 @@ async def main(kind: type[DemoNode] = DemoNode) -> None:
     config = await parent.listen()
     if config is None:
         return
+    health = config.pop("health", None)
     async with open_node(NodeConfig(**config)) as node:
         with node.events() as events:  # before the parent can ask for anything
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_tell_events, events)
                 demo_node = kind(node, nursery)
-                tell({"ready": {"endpoint": node.endpoint, "node_id": node.node_id.hex()}})
+                ready = {"endpoint": node.endpoint, "node_id": node.node_id.hex()}
+                if health is not None:
+                    ready["health"] = await _serve_health(nursery, node, health)
+                tell({"ready": ready})
                 while (request := await parent.listen()) is not None:
                     nursery.start_soon(demo_node.serve, request)
                 nursery.cancel_scope.cancel()
+
+
+async def _serve_health(nursery: trio.Nursery, node: Node, endpoint: str) -> str:
+    from macula_trio._http.health import serve_health  # noqa: PLC0415 - an extra, which the demo does without
+
+    return format_endpoint(await nursery.start(partial(serve_health, node, *parse_endpoint(endpoint, port_min=0))))
 
 
 async def _tell_events(events: EventStream) -> None:

@@ -191,7 +191,6 @@ def _flag(setting: Setting, flag: str) -> Callable[[Command], Command]:
         setting.name,
         metavar=setting.metavar,
         multiple=setting.many,
-        hidden=setting.hidden,
         help=f"{setting.help}{default}",
     )
 

@@ -23,11 +23,11 @@ from macula_trio._net.udp import UdpNetwork
 from macula_trio._util import Address, parse_bootstrap
 
 _MENDS: Final = {
-    errno.EADDRINUSE: "; choose another by --listen HOST:PORT, port 0 takes a free one",
-    errno.EADDRNOTAVAIL: "; --listen takes an address of this machine, or 0.0.0.0 for all of them, [::] with IPv6",
-    errno.EACCES: "; choose another port by --listen HOST:PORT",
-    errno.EAFNOSUPPORT: "; --listen takes an IPv4 address, or 0.0.0.0 for all of them",
-    errno.ENODEV: "; --listen takes an interface of this machine, by name or number, such as [fe80::1%eth0]:9443",
+    errno.EADDRINUSE: "; choose another by {flag} HOST:PORT, port 0 takes a free one",
+    errno.EADDRNOTAVAIL: "; {flag} takes an address of this machine, or 0.0.0.0 for all of them, [::] with IPv6",
+    errno.EACCES: "; choose another port by {flag} HOST:PORT",
+    errno.EAFNOSUPPORT: "; {flag} takes an IPv4 address, or 0.0.0.0 for all of them",
+    errno.ENODEV: "; {flag} takes an interface of this machine, by name or number, such as [fe80::1%eth0]:9443",
 }
 _NAME_MEND: Final = "; check how it is spelled, or write the address itself"
 
@@ -105,12 +105,16 @@ def failures() -> Generator[None, None, None]:
 
 
 @contextmanager
-def _addresses() -> Generator[None, None, None]:
-    """Turn an address that cannot be listened on, or a name that does not resolve, into exit code 2."""
+def listening(flag: str = "--listen") -> Generator[None, None, None]:
+    """Turn an address that cannot be listened on, or a name that does not resolve, into exit code 2.
+
+    Args:
+      flag: which tells the address.
+    """
     try:
         yield
     except OSError as exc:
-        mend = _NAME_MEND if isinstance(exc, socket.gaierror) else _MENDS.get(exc.errno or 0, "")
+        mend = _NAME_MEND if isinstance(exc, socket.gaierror) else _MENDS.get(exc.errno or 0, "").format(flag=flag)
         raise click.UsageError(f"{exc.strerror or exc}{mend}") from exc
     except ValueError as exc:  # a host that cannot be a name, such as one with a label of 100 letters
         raise click.UsageError(str(exc)) from exc
@@ -135,7 +139,7 @@ async def open_member(config: NodeConfig, identity: Identity, *, name: str | Non
             warn(name, advice)
 
     async with AsyncExitStack() as stack:
-        with _addresses():
+        with listening():
             node = await stack.enter_async_context(open_node(config, identity=identity, listener=listen))
         yield node
 
@@ -188,6 +192,6 @@ async def resolve(*addresses: Address) -> list[Address]:
         except OSError as exc:
             failure = failure or exc
     if failure is not None and not found:
-        with _addresses():
+        with listening():
             raise failure
     return with_route(network, found)

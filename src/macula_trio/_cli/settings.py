@@ -16,9 +16,9 @@ from macula_trio import NodeConfig, Trust
 from macula_trio._cli.values import (
     BASE_HERE,
     as_it_is,
-    not_yet,
     plain_text,
     read_bool,
+    read_http,
     read_list,
     read_name,
     read_number,
@@ -66,7 +66,6 @@ class Setting:
       flag: of the command line; None for what is set rarely, and so by file or environment.
       metavar: what stands behind the flag.
       many: whether the flag may be repeated.
-      hidden: whether ``--help`` is silent about it.
       one_shot: whether one-shot commands obey it.
       of_node: whether nodes do.
       text: reads what the environment or a flag says; the path is what relative ones start from.
@@ -81,7 +80,6 @@ class Setting:
     flag: str | None = None
     metavar: str | None = None
     many: bool = False
-    hidden: bool = False
     one_shot: bool = False
     of_node: bool = True
     text: Callable[[str, PurePath], object]
@@ -269,20 +267,14 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="health",
-        help="Not available yet.",
+        help="Answer HTTP GET of /health and /ready there; port 0: any free one. Wants the extra http.",
         default=None,
         default_text="none",
         flag="--health",
         metavar="HOST:PORT",
-        hidden=True,
-        text=not_yet,
-        toml=not_yet,
-        # It starts all the same where v0.8 was deployed; who asks for it in our own words is told.
-        old=OldVariable(
-            name="HEALTH_PORT",
-            read=str,
-            passed_over=lambda _: "the health endpoint is not available yet; the node runs without it",
-        ),
+        text=read_http,
+        toml=read_http,
+        old=OldVariable(name="HEALTH_PORT", read=read_old_port, same=same_port),
     ),
     _of_node("connections", as_it_is, "links keeps connections; per-message opens one for each message, as v0.8 does."),
     _of_node("leaf", read_bool, "A short-lived client: in no routing tables, holds no values for others."),

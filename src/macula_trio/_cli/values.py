@@ -121,8 +121,11 @@ def read_publishers(value: object, _base: PurePath) -> object:
     return [NodeId.from_hex(item) for item in value]
 
 
-def not_yet(_value: object, _base: PurePath) -> object:
-    raise ValueError("the health endpoint is not available yet; leave it out")
+def read_http(value: object, _base: PurePath) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{shown(value)} is not HOST:PORT, such as 127.0.0.1:8080")
+    parse_endpoint(value, port_min=0)
+    return value
 
 
 def read_old_port(text: str) -> str:

@@ -1,21 +1,27 @@
-"""The peer connector of v0.8: one connection for one frame, owned by whoever awaits it (DESIGN section 7)."""
+"""Connections for one thing, owned by whoever awaits it (DESIGN section 7): a frame, or a question and its answer.
+
+`send_once` is the peer connector of v0.8.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 import attrs
 import trio
 
 from macula_trio._addresses import with_route
+from macula_trio._background import hidden_nursery
 from macula_trio._events import EventBus
+from macula_trio._ids import NodeId
 from macula_trio._net.quic import CONTROL_STREAM, CloseReason, Connection, ConnectionHandler, QuicEndpoint
 from macula_trio._peer.handshake import LocalParty
 from macula_trio._peer.link import LinkContext, QuicLink
 from macula_trio._util import Address, format_endpoint, path_address
 from macula_trio._wire.messages import Ping, Pong
-from macula_trio.abc import DatagramNetwork
+from macula_trio.abc import DatagramNetwork, Message, ReplyT
 from macula_trio.errors import ErrorCode, MeshError, NotSent, PeerUnavailable, no_answer
 
 IDLE_TIMEOUT_S: Final = 10.0  # of a connection that lives for one frame
@@ -91,6 +97,65 @@ async def send_once(
         raise failure
 
 
+async def ask_once(
+    network: DatagramNetwork,
+    party: LocalParty,
+    address: Address,
+    *,
+    expected: NodeId,
+    request: Message,
+    reply_type: type[ReplyT],
+    random_bytes: Callable[[int], bytes],
+) -> ReplyT:
+    """Ask one question on a connection of its own, from a socket of its own on the very address that is asked.
+
+    Args:
+      network: where the socket comes from.
+      party: what we say of ourselves.
+      address: one of this machine.
+      expected: who must answer.
+      request: the question.
+      reply_type: of its answer.
+      random_bytes: for connection ids.
+
+    Raises:
+      PeerUnavailable: nobody is there, or the connection ended too early.
+      TrustError: somebody else is there, or one of the two sides refused the other.
+      RemoteProtocolError: the peer broke the rules.
+      OSError: no socket is to be had.
+    """
+    async with _open_endpoint(network, party, address[0], random_bytes) as endpoint:
+        link = await _connect(endpoint, party, address, network, expected=expected)
+        try:
+            return await link.ask(request, reply_type)
+        finally:
+            link.close(ErrorCode.NORMAL, "done")
+
+
+@asynccontextmanager
+async def _open_endpoint(
+    network: DatagramNetwork, party: LocalParty, host: str, random_bytes: Callable[[int], bytes]
+) -> AsyncGenerator[QuicEndpoint, None]:
+    """A socket that only dials, on any port of a host, for the length of the block."""
+    socket = await network.bind((host, 0))
+    try:
+        endpoint = QuicEndpoint(
+            socket,
+            party.credentials,
+            accept=_refuse_everybody,
+            idle_timeout_s=IDLE_TIMEOUT_S,
+            random_bytes=random_bytes,
+        )
+        with hidden_nursery() as hidden:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(endpoint.serve)
+                with hidden.body():
+                    yield endpoint
+                nursery.cancel_scope.cancel()
+    finally:
+        socket.close()
+
+
 @attrs.define(eq=False)
 class _Attempt:
     """One address of the peer.
@@ -107,51 +172,49 @@ class _Attempt:
     has_connected: bool = attrs.field(default=False, init=False)
 
     async def run(self, network: DatagramNetwork, random_bytes: Callable[[int], bytes]) -> MeshError | None:
-        """Give the failure; it is not raised, because a nursery would wrap it into a group."""
-        socket = await network.bind(("::" if ":" in self.address[0] else "0.0.0.0", 0))
-        endpoint = QuicEndpoint(
-            socket,
-            self.party.credentials,
-            accept=_refuse_everybody,
-            idle_timeout_s=IDLE_TIMEOUT_S,
-            random_bytes=random_bytes,
-        )
-        failure: MeshError | None = None
-        try:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(endpoint.serve)
-                try:
-                    with trio.fail_after(self.dial_deadline_s):
-                        connected = await _connect(endpoint, self.party, self.address, network)
-                    self.has_connected = True
-                    await _deliver(connected, self.frame, self.linger_s)
-                except trio.TooSlowError:
-                    failure = no_answer(format_endpoint(self.address), self.dial_deadline_s)
-                except MeshError as exc:
-                    failure = exc
-                nursery.cancel_scope.cancel()
-        finally:
-            socket.close()
-        return failure
+        """Give the failure; the next address may do better."""
+        host = "::" if ":" in self.address[0] else "0.0.0.0"
+        async with _open_endpoint(network, self.party, host, random_bytes) as endpoint:
+            try:
+                with trio.fail_after(self.dial_deadline_s):
+                    connected = await self._connect(endpoint, network)
+                self.has_connected = True
+                await _deliver(connected, self.frame, self.linger_s)
+            except trio.TooSlowError:
+                return no_answer(format_endpoint(self.address), self.dial_deadline_s)
+            except MeshError as exc:
+                return exc
+        return None
+
+    async def _connect(self, endpoint: QuicEndpoint, network: DatagramNetwork) -> QuicLink | _Bare:
+        if self.party.trust.kind == "unverified":
+            return await _connect_bare(endpoint, self.address)
+        return await _connect(endpoint, self.party, self.address, network)
+
+
+async def _connect_bare(endpoint: QuicEndpoint, address: Address) -> _Bare:
+    _require_reachable(endpoint, address)
+    bares: list[_Bare] = []
+
+    def make_bare(connection: Connection) -> _Bare:
+        bares.append(_Bare(connection))
+        return bares[0]
+
+    endpoint.dial(address, make_bare)
+    await bares[0].settled.wait()
+    bares[0].require_live()
+    return bares[0]
 
 
 async def _connect(
-    endpoint: QuicEndpoint, party: LocalParty, address: Address, network: DatagramNetwork
-) -> QuicLink | _Bare:
-    obstacle = endpoint.obstacle(address[0])
-    if obstacle is not None:
-        raise NotSent(f"{format_endpoint(address)} cannot be reached: {obstacle}")
-    if party.trust.kind == "unverified":
-        bares: list[_Bare] = []
-
-        def make_bare(connection: Connection) -> _Bare:
-            bares.append(_Bare(connection))
-            return bares[0]
-
-        endpoint.dial(address, make_bare)
-        await bares[0].settled.wait()
-        bares[0].require_live()
-        return bares[0]
+    endpoint: QuicEndpoint,
+    party: LocalParty,
+    address: Address,
+    network: DatagramNetwork,
+    *,
+    expected: NodeId | None = None,
+) -> QuicLink:
+    _require_reachable(endpoint, address)
     context = LinkContext(
         party=party,
         handlers={},
@@ -165,12 +228,24 @@ async def _connect(
     links: list[QuicLink] = []
 
     def make_link(connection: Connection) -> QuicLink:
-        links.append(QuicLink(context, connection))
+        links.append(QuicLink(context, connection, expected=expected))
         return links[0]
 
     endpoint.dial(address, make_link, check=party.judge.server_check(format_endpoint(address)))
-    await links[0].wait_live()
+    connected = False
+    try:
+        await links[0].wait_live()
+        connected = True
+    finally:
+        if not connected:  # the peer may have taken us already, and would keep the connection until it is idle
+            links[0].close(ErrorCode.HANDSHAKE_TIMEOUT, "gave up waiting")
     return links[0]
+
+
+def _require_reachable(endpoint: QuicEndpoint, address: Address) -> None:
+    obstacle = endpoint.obstacle(address[0])
+    if obstacle is not None:
+        raise NotSent(f"{format_endpoint(address)} cannot be reached: {obstacle}")
 
 
 async def _deliver(connected: QuicLink | _Bare, frame: bytes, linger_s: float) -> None:

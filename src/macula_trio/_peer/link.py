@@ -190,6 +190,11 @@ class QuicLink:
         return self._peer is not None and self._peer.verified
 
     @property
+    def is_probe(self) -> bool:
+        """Whether we are the peer ourselves, asking how we are: nothing that concerns the mesh."""
+        return self.verified and self.node_id == self._context.party.judge.probe
+
+    @property
     def instance(self) -> bytes | None:
         """Which run of the peer this is."""
         return None if self._peer is None else self._peer.instance
@@ -460,7 +465,8 @@ class QuicLink:
         if reason is CloseReason.FAILED and self._connection.binding:  # before, the address may be forged
             self._context.offended(self)
         if was_live:
-            self._context.events.emit("link.closed", peer=_hex(self.node_id), reason=str(self._error))
+            if not self.is_probe:
+                self._context.events.emit("link.closed", peer=_hex(self.node_id), reason=str(self._error))
             self._context.closed(self)
 
     # -- inside --------------------------------------------------------------------------------------------------
@@ -541,13 +547,14 @@ class QuicLink:
         self._state = LinkState.LIVE
         self._connection.proven()
         self._settled.set()
-        self._context.events.emit(
-            "link.opened",
-            peer=_hex(self.node_id),
-            endpoint=self.endpoint,
-            dialed=self.is_dialed,
-            verified=self.verified,
-        )
+        if not self.is_probe:
+            self._context.events.emit(
+                "link.opened",
+                peer=_hex(self.node_id),
+                endpoint=self.endpoint,
+                dialed=self.is_dialed,
+                verified=self.verified,
+            )
         if peer.clock_differs and peer.clock_ahead_ms is not None:
             address, seconds = format_endpoint(self.peer_address), round(peer.clock_ahead_ms / 1000)
             self._context.events.emit("clock.differs", peer=_hex(self.node_id), address=address, ahead_s=seconds)

@@ -80,6 +80,7 @@ class LinkRegistry:
         self._handlers: dict[type[Message], MessageHandler[Any]] = {}
         self._live: dict[NodeId, list[QuicLink]] = {}
         self._anonymous: dict[QuicLink, None] = {}
+        self._probes: dict[QuicLink, None] = {}
         # By whom was asked for, too: else one endpoint told wrong for a node, or one wrong node told for an
         # endpoint, would fail everybody who asks for the right one meanwhile.
         self._dials: dict[tuple[Address, NodeId | None, int], _Dial] = {}
@@ -114,7 +115,7 @@ class LinkRegistry:
 
     @property
     def links(self) -> list[QuicLink]:
-        """Every live link, oldest peer first."""
+        """Every live link, oldest peer first; those of our own probes are nobody's."""
         return [link for links in self._live.values() for link in links] + list(self._anonymous)
 
     def accept(self, connection: Connection) -> QuicLink:
@@ -338,6 +339,9 @@ class LinkRegistry:
         self._replaced[link.node_id] = (*earlier, link.instance)[-RUNS_REMEMBERED:]
 
     def _link_opened(self, link: QuicLink) -> None:
+        if link.is_probe:
+            self._probes[link] = None
+            return
         if link.node_id is None or not link.verified:
             self._anonymous[link] = None  # never in place of a proven one
         else:
@@ -358,6 +362,9 @@ class LinkRegistry:
             callback(link)
 
     def _link_closed(self, link: QuicLink) -> None:
+        if link in self._probes:
+            del self._probes[link]
+            return
         self._anonymous.pop(link, None)
         links = [] if link.node_id is None else self._live.get(link.node_id, [])
         if link in links:
@@ -373,7 +380,7 @@ class LinkRegistry:
 
     def leave(self) -> None:
         """Say goodbye to everybody and close."""
-        for link in self.links:
+        for link in (*self.links, *self._probes):
             link.close(ErrorCode.CLOSING, "the node is closing")
 
 

@@ -20,7 +20,7 @@ from macula_trio._ids import NodeId, dht_key, hex_or_none
 from macula_trio._routing.routes import ROUTED
 from macula_trio._rpc.calls import CALL_ID_BYTES, CallKey, CallLedger, granted_s
 from macula_trio._rpc.incoming import Incoming, cancel_key
-from macula_trio._rpc.offer import Call, Handler, Offer
+from macula_trio._rpc.offer import HEALTH_PROCEDURE, Call, Handler, Offer
 from macula_trio._rpc.replies import answer_type, error_reply, rejection_reply, reply_size
 from macula_trio._util import clip, validate_headers, validate_name
 from macula_trio._wire import messages as wire
@@ -71,6 +71,8 @@ class Callee:
         self._random_bytes = random_bytes
         self._settings = settings
         self._offers: dict[str, Offer] = {}
+        self._prober: NodeId | None = None
+        self._health = Offer(_answer_probe, Allowance[()](None), allow_routed=False)
         self._ledger = CallLedger(
             running_max=settings.handlers_max, running_per_caller_max=settings.handlers_per_caller_max
         )
@@ -108,9 +110,13 @@ class Callee:
 
         Raises:
           AlreadyAdvertised: this node has a handler for it.
-          ValueError: not a valid name.
+          ValueError: not a valid name, or reserved.
         """
         validate_name(procedure, what="procedure")
+        if procedure == HEALTH_PROCEDURE:
+            raise ValueError(
+                f"procedure {procedure!r} is reserved for the node's own health check; choose another name"
+            )
         if procedure in self._offers:
             raise AlreadyAdvertised(procedure)
         offer = self._offers[procedure] = Offer(handler, allowance, allow_routed or self._settings.allow_routed)
@@ -122,7 +128,17 @@ class Callee:
             del self._offers[procedure]
             await offer.end()  # noqa: ASYNC102  # shields itself; like a nursery it waits for what it has started
 
+    def answer_probe(self, prober: NodeId) -> None:
+        """Answer calls of `HEALTH_PROCEDURE` from now on, those of this node alone."""
+        self._prober = prober
+
     # -- what comes in ----------------------------------------------------------------------------------------------
+
+    def _offer_to(self, origin: Origin, procedure: str) -> Offer | None:
+        """What is offered under a name; that there is a health check is nobody's concern but the prober's."""
+        if procedure != HEALTH_PROCEDURE:
+            return self._offers.get(procedure)
+        return self._health if self._prober is not None and origin.node_id == self._prober else None
 
     def _on_call(self, link: Link, call: wire.Call) -> None:
         self.take(Incoming.bare(link, call))
@@ -130,7 +146,7 @@ class Callee:
     def take(self, incoming: Incoming) -> None:
         """Refuse a call at once, answer it from memory, or start its handler."""
         call, key, now = incoming.call, incoming.key, trio.current_time()
-        offer = self._offers.get(call.procedure)
+        offer = self._offer_to(incoming.origin, call.procedure)
         if offer is None:
             incoming.answer(error_reply(call.call_id, "no_handler", f"no handler for {call.procedure!r}"))
             return
@@ -309,3 +325,8 @@ class Callee:
         finally:
             offer.finish(scope)
             self._ledger.finish(incoming.key)
+
+
+async def _answer_probe(call: Call) -> object:
+    await trio.lowlevel.checkpoint()
+    return call.args

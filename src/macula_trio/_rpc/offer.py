@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import attrs
 import trio
 
 from macula_trio._authorisation import Allowance
 from macula_trio._ids import NodeId
+
+HEALTH_PROCEDURE: Final = "macula.health"
+"""What a node calls at itself to find out whether calls are answered; for all others there is no such procedure."""
 
 
 @attrs.frozen(kw_only=True)

@@ -142,7 +142,7 @@ class Node:
             buffer=config.subscription_buffer,
             may_publish=Allowance(config.may_publish),
         )
-        self._router = self._rpc.carrier = Router(
+        self._router = self._rpc.carrier = self._pubsub.carrier = Router(
             own=credentials.node_id,
             transport=transport,
             closest=self._dht.closest,
@@ -284,26 +284,36 @@ class Node:
 
     # -- messages -----------------------------------------------------------------------------------------------------
 
-    def subscribe(self, topic: str, *, buffer: int | None = None) -> AbstractAsyncContextManager[Subscription]:
-        """Receive the messages of a topic for the length of the block.
+    def subscribe(
+        self, topic: str, *, buffer: int | None = None, allow_routed: bool = False
+    ) -> AbstractAsyncContextManager[Subscription]:
+        """Receive the messages of a topic, or of all topics that match a pattern, for the length of the block.
 
-        Entering returns when the nodes closest to the topic's DHT key know of it.
+        Entering returns when the nodes closest to the DHT key of the topic, or of the pattern's prefix, know of it.
+        Who has published before finds a new subscription within a second, and one whose pattern begins with a wildcard
+        within five.
 
         Args:
-          topic: dotted name, without wildcards for now.
+          topic: dotted name.  Whole segments may be wildcards: ``*`` stands for one segment, ``**`` (or ``#``) for any
+            number of them, none included: ``sensors.*.celsius``, ``sensors.**``.
           buffer: messages that wait to be taken before the oldest is dropped and counted; the node's
             ``subscription_buffer`` by default.
+          allow_routed: publishers that cannot reach us directly may let the nodes that they know carry their messages,
+            whose ``Message.publisher`` is then None; always so under `Trust.unverified`.
 
         Raises:
-          ValueError: not a valid topic.
+          ValueError: not a valid topic or pattern, or this node has too many patterns with the same prefix.
         """
         self._require_open()
-        return self._pubsub.subscribe(topic, buffer=buffer)
+        allow_routed = allow_routed or self._party.trust.kind == "unverified"
+        return self._pubsub.subscribe(topic, buffer=buffer, allow_routed=allow_routed)
 
     async def publish(
         self, topic: str, payload: object, *, headers: Mapping[str, str] | None = None, qos: int = 0
     ) -> PublishReport:
-        """Send a message to every node that subscribes to a topic, ours included.
+        """Send a message to every node that subscribes to a topic, by its name or by a pattern, ours included.
+
+        A node gets it once, however many of its subscriptions want it.
 
         Args:
           topic: dotted name.
@@ -324,10 +334,9 @@ class Node:
         return await self._pubsub.publish(topic, payload, headers=headers)
 
     async def find_subscribers(self, topic: str) -> list[Contact]:
-        """Ask the mesh who subscribes to a topic."""
+        """Ask the mesh who subscribes to a topic, by its name or by a pattern."""
         self._require_open()
-        validate_name(topic, what="topic")
-        return [advert.contact for advert in await self._dht.find(dht_key(topic), "subscriber")]
+        return await self._pubsub.subscribers(topic)
 
     # -- the DHT ------------------------------------------------------------------------------------------------------
 
@@ -661,6 +670,7 @@ async def open_node(
                     services.start_soon(announcer.watch_route, name="watch our address")
                 await services.start(node._rpc.serve)
                 await services.start(node._router.serve)
+                await services.start(node._pubsub.serve)
                 await services.start(node._dht.serve)
                 services.start_soon(node._watch_certificate, name="watch our certificate")
                 node._is_open = True

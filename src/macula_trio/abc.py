@@ -277,6 +277,11 @@ class Directory(Protocol):
     ) -> AbstractAsyncContextManager[None]:
         """Be found under a key for the length of the block.
 
-        Entering returns when the closest nodes have answered; leaving withdraws behind the scenes.
+        Several blocks for one key and kind share one value: lists that they attach under one name are joined, of
+        anything else the first counts.  Entering returns when the closest nodes have answered for a value that has
+        everything; leaving withdraws it behind the scenes, or stores what is left.
+
+        Raises:
+          ValueError, LocalProtocolError: such a value cannot be stored.
         """
         ...

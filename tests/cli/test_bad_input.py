@@ -95,6 +95,7 @@ BAD: Final[dict[str, tuple[str, ...] | None]] = {
     "tls_cert_file": FILES,
     "tls_key_file": FILES,
     "topic": (*TEXTS, "a topic"),
+    "pattern": (*TEXTS, "a pattern", "a.b*c"),
     "trace_file": ("no/such/file", ".", HUGE),
     "traceback": None,
     "trust": (*TEXTS, "nobody", "realm:", "realm:sparse", "only:@/dev/zero", "only:12", "pinned:@no"),

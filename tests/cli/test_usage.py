@@ -72,6 +72,8 @@ BAD: Final = [
     (["call", "math.add", "{}", *SOMEWHERE, "--identity", "missing.pem"], "missing.pem: no such file"),
     (["publish", "a topic", "1", *SOMEWHERE], "'a topic'"),
     (["publish", "topic", "one", *SOMEWHERE], "'one' is not JSON"),
+    (["publish", "a.*", "1", *SOMEWHERE], "topic 'a.*' is not valid"),
+    (["subscribe", "a.b*c", *SOMEWHERE], "pattern 'a.b*c' is not valid"),
     (["subscribe", "topic", *SOMEWHERE, "--count", "-1"], "--count"),
     (["dht", "get", "", *SOMEWHERE], "empty name"),
     (["dht", "put", "key", *SOMEWHERE], "JSON-OR-TEXT"),

@@ -50,6 +50,16 @@ async def a_subscriber(network: SimNetwork, nodes: list[macula.Node]) -> AsyncGe
 
 
 @asynccontextmanager
+async def a_subscriber_by_patterns(network: SimNetwork, nodes: list[macula.Node]) -> AsyncGenerator[macula.Node, None]:
+    """Two patterns share a value, which is stored anew when the second one comes and goes."""
+    async with nodes[1].subscribe("sweep.**"):
+        async with nodes[1].subscribe("sweep.*") as messages:
+            await nodes[2].publish("sweep.me", "text")
+            assert (await messages.receive()).payload == "text"
+        yield nodes[1]
+
+
+@asynccontextmanager
 async def a_node_with_both(network: SimNetwork, nodes: list[macula.Node]) -> AsyncGenerator[macula.Node, None]:
     async with a_node(network, nodes) as node, node.advertise("sweep.me", handler), node.subscribe("sweep.me"):
         yield node
@@ -104,6 +114,7 @@ async def run_once(block: Block, step: float, network: SimNetwork, nodes: list[m
     [
         a_provider,
         a_subscriber,
+        a_subscriber_by_patterns,
         *(
             pytest.param(block, marks=pytest.mark.long)
             for block in (a_node_with_both, a_node_without_links, a_node_on_a_small_path)

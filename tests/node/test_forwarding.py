@@ -178,6 +178,48 @@ async def test_a_call_that_may_run_twice_goes_on_to_the_next_provider(autojump_c
             assert answers == ["fine"]
 
 
+# -- a message that cannot go straight -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pattern", ["a.b", "a.*", "**"])
+async def test_a_message_to_a_subscriber_that_refuses_our_links_goes_over_another_node(
+    pattern: str, autojump_clock: Clock
+) -> None:
+    async with (
+        a_mesh_in_which_one_keeps_another_out() as (subscriber, publisher, between),
+        subscriber.subscribe(pattern, allow_routed=True) as messages,
+    ):
+        report = await publisher.publish("a.b", {"n": 1}, headers={"k": "v"})
+        assert report.outcomes == {subscriber.node_id: macula.Outcome.FORWARDED}
+        message = await messages.receive()
+        assert (message.payload, message.publisher, dict(message.headers)) == ({"n": 1}, None, {"k": "v"})
+        assert message.via in {node.node_id for node in between}
+        await trio.sleep(1)
+        assert messages.statistics().received == 1
+
+
+async def test_a_subscriber_that_takes_no_such_messages_is_reported_as_it_is(autojump_clock: Clock) -> None:
+    async with a_mesh_in_which_one_keeps_another_out() as (subscriber, publisher, between):
+        async with subscriber.subscribe("a.b") as messages:
+            report = await publisher.publish("a.b", {"n": 1})
+            assert set(report.outcomes) == {subscriber.node_id}
+            assert report.outcomes[subscriber.node_id] in (macula.Outcome.REJECTED, macula.Outcome.UNREACHABLE)
+            await trio.sleep(1)
+            assert messages.statistics().received == 0
+        assert [node.statistics().frames_received.get("PUBSUB_ROUTE", 0) for node in between] == [0, 0]
+
+
+async def test_when_nobody_can_carry_a_message_the_report_says_so(autojump_clock: Clock) -> None:
+    async with open_mesh(2) as nodes:
+        subscriber, publisher = nodes
+        async with subscriber.subscribe("a.b", allow_routed=True):
+            assert (await publisher.publish("a.b", 1)).outcomes == {subscriber.node_id: macula.Outcome.QUEUED}
+            keep_out(subscriber, publisher, nodes)
+            await trio.sleep(0.5)
+            report = await publisher.publish("a.b", 2)
+            assert report.outcomes in ({}, {subscriber.node_id: macula.Outcome.REJECTED})
+
+
 # -- what a node forwards ----------------------------------------------------------------------------------------------
 
 

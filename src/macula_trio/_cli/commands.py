@@ -28,6 +28,7 @@ from macula_trio._cli.identities import key_files
 from macula_trio._cli.levels import Settled
 from macula_trio._cli.options import (
     JSON,
+    PATTERN,
     PEER,
     PROCEDURE,
     TOPIC,
@@ -266,21 +267,24 @@ def publish(*, topic: str, payload: object, session: Session, as_json: bool) -> 
 
 
 @cli.command()
-@click.argument("topic", metavar="TOPIC", type=TOPIC)
+@click.argument("pattern", type=PATTERN)
 @click.option("--count", "limit", type=click.IntRange(1), help="End after so many messages; without end by default.")
 @one_shot()
-def subscribe(*, topic: str, limit: int | None, session: Session, as_json: bool) -> int:
-    """Print the messages of TOPIC, one line each, until interrupted.
+def subscribe(*, pattern: str, limit: int | None, session: Session, as_json: bool) -> int:
+    """Print the messages of all topics that match PATTERN, one line each, until interrupted.
 
-    Says `subscribed TOPIC` on stderr as soon as publishers can find it. --timeout bounds the way there, not the
+    PATTERN is a topic, or has wildcards for whole segments: `*` for one, `**` or `#` for any number, as in
+    'sensors.*.celsius'. Quote it, or the shell reads `*` and `#` itself.
+
+    Says `subscribed PATTERN` on stderr as soon as publishers can find it. --timeout bounds the way there, not the
     waiting for messages.
     """
 
     async def work() -> int:
-        async with open_client(session, waits_for=topic, bounded=False) as member, AsyncExitStack() as stack:
+        async with open_client(session, waits_for=pattern, bounded=False) as member, AsyncExitStack() as stack:
             with trio.fail_after(session.timeout_s):
-                messages = await stack.enter_async_context(member.subscribe(topic))
-            note(f"subscribed {topic}")
+                messages = await stack.enter_async_context(member.subscribe(pattern))
+            note(f"subscribed {pattern}")
             received = 0
             async for message in messages:
                 _tell_message(message, as_json=as_json)

@@ -24,6 +24,7 @@ from macula_trio._identity.authority import alternative_name
 from macula_trio._identity.trust import TrustJudge
 from macula_trio._identity.trust_file import load_trust
 from macula_trio._ids import ID_BYTES
+from macula_trio._pubsub.topics import validate_pattern
 from macula_trio._util import Address, parse_endpoint, validate_name
 
 Command: TypeAlias = Callable[..., Any]
@@ -102,6 +103,7 @@ KEY: Final = _Judged("key", read_key)
 PEER: Final = _Judged("host:port", parse_endpoint)
 PROCEDURE: Final = _Judged("procedure", _read_name("procedure"))
 TOPIC: Final = _Judged("topic", _read_name("topic"))
+PATTERN: Final = _Judged("pattern", validate_pattern)
 ALTERNATIVE_NAME: Final = _Judged("dns-or-ip", alternative_name)
 
 

@@ -150,6 +150,7 @@ class DhtService:
         self._advertiser = Advertiser(
             put=self.owner.store,
             withdraw=self.owner.withdraw,
+            check=self.owner.require_storable,
             ttl_s=settings.value_ttl_s,
             random_fraction=random_fraction,
         )

@@ -1,13 +1,14 @@
 """Publish and subscribe: straight to every node that wants the topic, one copy each (DESIGN section 10).
 
-Exact topics and qos 0 for now.  There is no delivery to those who are not there, and a report says what became of the
-message at every target.
+Qos 0 for now.  There is no delivery to those who are not there, and a report says what became of the message at every
+target.  Who wants a topic is found out in ``interest.py``.
 """
 
 from __future__ import annotations
 
 import enum
 import logging
+import math
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
@@ -17,10 +18,16 @@ import attrs
 import trio
 
 from macula_trio._authorisation import Allowance
+from macula_trio._background import Background
 from macula_trio._events import EventBus
-from macula_trio._ids import Contact, NodeId, dht_key, hex_or_none
+from macula_trio._ids import Contact, NodeId, hex_or_none
 from macula_trio._peer.handshake import MSGPACK
-from macula_trio._util import clip, validate_headers, validate_name
+from macula_trio._pubsub.adverts import key_of, metadata_of, place_of, require_room
+from macula_trio._pubsub.index import PatternIndex
+from macula_trio._pubsub.interest import Interest
+from macula_trio._pubsub.topics import is_pattern, validate_pattern, validate_topic
+from macula_trio._routing.routes import Carrier
+from macula_trio._util import clip, validate_headers
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import CONTENT_JSON, CONTENT_MSGPACK, CONTENT_OCTETS, decode_payload, encode_payload
 from macula_trio._wire.envelope import HOPS_MAX, Origin, origin_of
@@ -29,10 +36,9 @@ from macula_trio.errors import LocalProtocolError, PeerUnavailable, RemoteProtoc
 
 logger = logging.getLogger("macula_trio.pubsub")
 
-SUBSCRIBER_CACHE_S: Final = 1.0  # a publisher in a loop asks the DHT once a second, and newcomers wait no longer
-CACHE_ENTRIES_MAX: Final = 4096  # topics; the oldest goes first
 SEQUENCES_MAX: Final = 65_536  # nodes whose count is remembered; for the one not sent to for longest it begins again
 FAN_OUT_MAX: Final = 64  # subscribers reached at once; each may need a dial
+DIRECT_SHARE_S: Final = 1.5  # of that, where another node may carry the message
 TARGET_DEADLINE_S: Final = 5.0  # for reaching one subscriber, as in v0.8, unless the caller's is sooner
 
 
@@ -63,6 +69,7 @@ class Outcome(enum.StrEnum):
     DELIVERED = "delivered"  # to subscriptions on this node
     QUEUED = "queued"  # on the link; at most once, nobody confirms (qos 0)
     DROPPED = "dropped"  # a subscription on this node was full: its oldest message made room
+    FORWARDED = "forwarded"  # handed to another node to carry; at most once, and nobody confirms
     UNREACHABLE = "unreachable"
     REJECTED = "rejected"  # one side's trust policy refuses the other, or it cannot be encoded for it
 
@@ -102,10 +109,12 @@ class SubscriptionStatistics:
 
 
 class Subscription:
-    """Messages of one topic, in the order of arrival.  An async iterator; made by `Node.subscribe`.
+    """Messages of one topic, or of all that match a pattern, in the order of arrival.
+
+    An async iterator; made by `Node.subscribe`.
 
     Attributes:
-      topic: as given to `Node.subscribe`.
+      topic: the topic or the pattern, as given to `Node.subscribe`.
       number: counts the subscriptions of this node, from 1; tells them apart in events.
     """
 
@@ -151,14 +160,11 @@ class Subscription:
         self._receive.close()
 
 
-@attrs.frozen
-class _CachedSubscribers:
-    contacts: tuple[Contact, ...]
-    until: float
-
-
 class PubSubService:
     """Both ends of messages.
+
+    Attributes:
+      carrier: takes messages to subscribers that cannot be reached directly.
 
     Args:
       own: our id.
@@ -184,6 +190,7 @@ class PubSubService:
         self._own = own
         self._transport = transport
         self._directory = directory
+        self.carrier: Carrier | None = None
         self._events = events
         self._buffer = buffer
         self._may_publish = may_publish
@@ -191,8 +198,9 @@ class PubSubService:
         self._message_prefix = random_bytes(8)
         self._published = self._subscribed = 0
         self._sequences: dict[NodeId, int] = {}
-        self._subscriptions: dict[str, dict[Subscription, None]] = {}
-        self._cache: dict[str, _CachedSubscribers] = {}
+        self._subscriptions = PatternIndex[Subscription]()
+        self._background = Background()
+        self._interest = Interest(directory=directory, background=self._background, events=events)
         transport.handle(wire.Publish, self._on_publish)
 
     @property
@@ -200,25 +208,31 @@ class PubSubService:
         """Messages that were dropped because of who published them."""
         return self._forbidden
 
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own what goes on behind the scenes until cancelled."""
+        await self._background.serve(task_status=task_status)
+
     # -- the subscriber -------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def subscribe(self, topic: str, *, buffer: int | None = None) -> AsyncGenerator[Subscription, None]:
+    async def subscribe(
+        self, topic: str, *, buffer: int | None = None, allow_routed: bool = False
+    ) -> AsyncGenerator[Subscription, None]:
         """Receive a topic's messages for the length of the block; see `Node.subscribe`."""
-        validate_name(topic, what="topic")
+        validate_pattern(topic)
         if buffer is not None and buffer < 1:
             raise ValueError(f"buffer: {buffer!r} messages is too few; at least one must fit")
+        if is_pattern(topic):
+            require_room(self._subscriptions.beside(topic), topic)
         self._subscribed += 1
         subscription = Subscription(topic, self._buffer if buffer is None else buffer, number=self._subscribed)
-        self._subscriptions.setdefault(topic, {})[subscription] = None
+        self._subscriptions.add(topic, subscription)
         try:
-            async with self._directory.advertised(dht_key(topic), "subscriber", {}):
+            key = key_of(place_of(topic, self._own))
+            async with self._directory.advertised(key, "subscriber", metadata_of(topic, allow_routed=allow_routed)):
                 yield subscription
         finally:
-            of_topic = self._subscriptions[topic]
-            del of_topic[subscription]
-            if not of_topic:
-                del self._subscriptions[topic]
+            self._subscriptions.remove(topic, subscription)
             subscription._close()
 
     def take_route(self, link: Link, route: wire.PubsubRoute) -> None:
@@ -231,7 +245,7 @@ class PubSubService:
 
     def _receive(self, message: wire.Publish, origin: Origin, *, sequence: int) -> None:
         """Take a message of somebody else's, if that is allowed; judged by the topic that it is delivered under."""
-        if message.topic not in self._subscriptions:
+        if not self._subscriptions.wanting(message.topic):
             return  # and the application's rule meets no topic that nobody here has asked for
 
         def note_failure(error: Exception) -> None:
@@ -246,9 +260,9 @@ class PubSubService:
         )
 
     def _deliver(self, message: wire.Publish, origin: Origin, *, sequence: int) -> Outcome | None:
-        """Hand a message to every subscription of its topic; None when there is none."""
+        """Hand a message to every subscription that wants its topic, once to each; None when there is none."""
         outcome: Outcome | None = None
-        for subscription in tuple(self._subscriptions.get(message.topic, ())):
+        for subscription in self._subscriptions.wanting(message.topic):
             try:
                 payload = decode_payload(message.payload, message.content_type)  # each gets a copy of its own
             except RemoteProtocolError as exc:
@@ -279,7 +293,7 @@ class PubSubService:
 
     async def publish(self, topic: str, payload: object, *, headers: Mapping[str, str] | None) -> PublishReport:
         """Send a message to everybody who subscribes to a topic; see `Node.publish`."""
-        validate_name(topic, what="topic")
+        validate_topic(topic)
         message = _Outgoing(topic, payload, self._next_message_id(), validate_headers(headers) if headers else None)
         started = trio.current_time()
         outcomes: dict[NodeId, Outcome] = {}
@@ -287,7 +301,7 @@ class PubSubService:
         here = self._deliver(encoded, Origin(node_id=self._own), sequence=sequence)
         if here is not None:
             outcomes[self._own] = here
-        contacts = [c for c in await self.subscribers(topic) if c.node_id != self._own]
+        contacts = [c for c in await self._interest.in_topic(topic) if c.node_id != self._own]
         outcomes.update(dict.fromkeys((c.node_id for c in contacts), Outcome.UNREACHABLE))
 
         limiter = trio.CapacityLimiter(FAN_OUT_MAX)
@@ -311,40 +325,48 @@ class PubSubService:
         return PublishReport(topic=topic, message_id=message.message_id, outcomes=outcomes)
 
     async def _send(self, contact: Contact, message: _Outgoing) -> Outcome:
+        """Bring a message to one node: straight, or over others if it takes that."""
+        may_go_round = self.carrier is not None and self._interest.takes_routed(message.topic, contact.node_id)
         try:
-            link = await self._transport.link_to(contact)
-            await link.wait_writable()
-            link.send_nowait(
-                wire.PubsubRoute(
-                    destination_node_id=contact.node_id,
-                    source_node_id=self._own,
-                    hop_count=0,
-                    max_hops=HOPS_MAX,
-                    topic=message.topic,
-                    payload=message.encoded(CONTENT_MSGPACK if MSGPACK in link.capabilities else CONTENT_JSON),
-                    delivery_seq=self._next_sequence(contact.node_id),
-                )
-            )
-        except PeerUnavailable:
-            self._cache.pop(message.topic, None)
-            return Outcome.UNREACHABLE
+            with trio.fail_after(DIRECT_SHARE_S if may_go_round else math.inf):
+                link = await self._transport.link_to(contact)
+                await link.wait_writable()
+            content_type = CONTENT_MSGPACK if MSGPACK in link.capabilities else CONTENT_JSON
+            link.send_nowait(self._envelope(contact, message, content_type))
+            return Outcome.QUEUED
+        except (PeerUnavailable, trio.TooSlowError):
+            self._interest.doubt(message.topic, contact.node_id)
+            outcome = Outcome.UNREACHABLE
+        except TrustError:
+            outcome = Outcome.REJECTED
+        except LocalProtocolError:
+            return Outcome.REJECTED
+        return await self._carry(contact, message) or outcome if may_go_round else outcome
+
+    async def _carry(self, contact: Contact, message: _Outgoing) -> Outcome | None:
+        """Let other nodes carry a message; None when nobody takes it."""
+        assert self.carrier is not None
+        try:
+            is_on_its_way = await self.carrier.carry_message(self._envelope(contact, message, CONTENT_JSON))
         except (TrustError, LocalProtocolError):
             return Outcome.REJECTED
-        return Outcome.QUEUED
+        return Outcome.FORWARDED if is_on_its_way else None
 
-    async def subscribers(self, topic: str) -> tuple[Contact, ...]:
-        """Who subscribes to a topic; asks the DHT at most once a second."""
-        cached = self._cache.get(topic)
-        if cached is not None and cached.until > trio.current_time():
-            await trio.lowlevel.checkpoint()
-            return cached.contacts
-        adverts = await self._directory.find(dht_key(topic), "subscriber")
-        contacts = tuple(advert.contact for advert in adverts)
-        self._cache.pop(topic, None)
-        if len(self._cache) >= CACHE_ENTRIES_MAX:
-            del self._cache[next(iter(self._cache))]
-        self._cache[topic] = _CachedSubscribers(contacts, trio.current_time() + SUBSCRIBER_CACHE_S)
-        return contacts
+    def _envelope(self, contact: Contact, message: _Outgoing, content_type: str) -> wire.PubsubRoute:
+        return wire.PubsubRoute(
+            destination_node_id=contact.node_id,
+            source_node_id=self._own,
+            hop_count=0,
+            max_hops=HOPS_MAX,
+            topic=message.topic,
+            payload=message.encoded(content_type),
+            delivery_seq=self._next_sequence(contact.node_id),
+        )
+
+    async def subscribers(self, topic: str) -> list[Contact]:
+        """Who subscribes to a topic, by name or by a pattern, as the DHT says now; see `Node.find_subscribers`."""
+        validate_topic(topic)
+        return list(await self._interest.ask(topic))
 
     def _next_message_id(self) -> bytes:
         self._published += 1

@@ -11,7 +11,7 @@ from typing import Final, Protocol, TypeVar
 
 import attrs
 
-from macula_trio._ids import Contact, NodeId
+from macula_trio._ids import Advert, Contact, NodeId
 from macula_trio._wire.messages import Call, PubsubRoute, Reply, RpcRoute
 
 ROUTED: Final = "allow_routed"
@@ -52,6 +52,11 @@ class Carrier(Protocol):
           TrustError: our own policy refuses the destination.
         """
         ...
+
+
+def takes_routed(advert: Advert) -> bool:
+    """Whether a node says that it also takes what comes through other nodes."""
+    return advert.metadata.get(ROUTED) is True
 
 
 def payload_size(route: RpcRoute | PubsubRoute) -> int:

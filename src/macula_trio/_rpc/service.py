@@ -20,7 +20,7 @@ from macula_trio._authorisation import Allowance
 from macula_trio._events import EventBus
 from macula_trio._ids import Contact, NodeId, dht_key
 from macula_trio._peer.handshake import MSGPACK
-from macula_trio._routing.routes import ROUTED, Carrier
+from macula_trio._routing.routes import Carrier, takes_routed
 from macula_trio._rpc.callee import Callee, CallSettings
 from macula_trio._rpc.calls import CALL_ID_BYTES, wire_budget_ms
 from macula_trio._rpc.errors_map import was_not_started
@@ -336,7 +336,7 @@ class RpcService:
         if len(self._providers) >= CACHE_ENTRIES_MAX:
             del self._providers[next(iter(self._providers))]
         lifetime = PROVIDER_CACHE_S if contacts else NO_PROVIDER_CACHE_S
-        routed = frozenset(advert.contact.node_id for advert in adverts if advert.metadata.get(ROUTED) is True)
+        routed = frozenset(advert.contact.node_id for advert in adverts if takes_routed(advert))
         self._providers[procedure] = _CachedProviders(contacts, routed, trio.current_time() + lifetime)
         return contacts
 

@@ -175,11 +175,19 @@ class LinkRegistry:
             raise TrustError("a node does not dial itself")
         self._party.judge.judge_id(contact.node_id)
         self._require_welcome(contact.node_id)
-        live = self.live_link(contact.node_id)
+        live = self.live_link(contact.node_id) or self._unproven_link(contact)
         if live is not None:
             await trio.lowlevel.checkpoint()
             return live
         return await self._dial_once(contact.endpoint, contact.node_id)
+
+    def _unproven_link(self, contact: Contact) -> QuicLink | None:
+        """A live link to whoever answered at a node's endpoint without proving anything: a v0.8 node."""
+        if self._party.trust.kind != "unverified":
+            return None
+        at = _address(contact.endpoint)
+        found = (link for link in self._anonymous if link.is_dialed and link.peer_address == at)
+        return next((link for link in found if link.node_id == contact.node_id), None)
 
     async def dial_endpoint(self, endpoint: str, *, expected: NodeId | None = None, trusted: bool = False) -> QuicLink:
         """Dial a numeric endpoint even when a link to its node exists already.

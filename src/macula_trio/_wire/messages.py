@@ -371,8 +371,13 @@ _TYPES: Final[Mapping[type[Message], MessageType]] = {cls: number for number, cl
 _DHT_NAMES: Final = {number: number.name.lower() for number in MessageType if number >= MessageType.FIND_NODE}
 
 
-def type_of(message: Message) -> MessageType:
-    """The type on the wire of a typed message."""
+def frame_type_of(message: Message) -> MessageType:
+    """The type in the header of a message's frame.
+
+    A STORE_REPLY to somebody who gave nothing to tell it by goes out as v0.8 has it: a STORE of type ``store_reply``.
+    """
+    if type(message) is StoreReply and message.correlation_id is None:
+        return MessageType.STORE
     return _TYPES[type(message)]
 
 

@@ -182,7 +182,11 @@ async def test_nothing_claimed_stands_in_for_what_is_signed_be_it_withdrawn(auto
             assert await other.call(NAME, 7) == 7
             (value,) = (await found(client))["value"]
             assert value["endpoint"] == node.endpoint.encode()
+            assert 290 < value["ttl"] <= 300  # which v0.8 reads, as it does not know of dates
         await settle()
+        assert len(node.stored_values()) == 2
+        reply = await found(client)  # what was withdrawn has no endpoint, which would be a surprise there
+        assert (reply["result"], "value" in reply) == (b"nodes", False)
         assert await other.find_providers(NAME) == []
 
 

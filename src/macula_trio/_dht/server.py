@@ -93,10 +93,13 @@ class DhtServer:
         limit = min(query.limit or VALUES_PER_REPLY, VALUES_PER_REPLY)
         now_ms = self._wall_clock_ms()
         records, more = self._store.get(query.key, now_ms, kind=query.kind, limit=limit, after=query.after or b"")
+        values = [record.to_value(now_ms) for record in without_shadowed(records)]
+        if query.correlation_id is None:
+            values = [_for_old(value, now_ms) for value in values if value["endpoint"] is not None]
         link.send_nowait(
             wire.FindValueReply(
-                result="value" if records else "nodes",
-                value=tuple(record.to_value(now_ms) for record in without_shadowed(records)),
+                result="value" if values else "nodes",
+                value=tuple(values),
                 nodes=self._entries(query.key, link),
                 more=more,
                 correlation_id=query.correlation_id,
@@ -154,6 +157,12 @@ class DhtServer:
             if contact.node_id != link.node_id
             and (endpoint := tellable_endpoint(contact.endpoint, link.peer_host)) is not None
         )[:K]
+
+
+def _for_old(value: dict[str, object], now_ms: int) -> dict[str, object]:
+    """A value for a peer of v0.8, which knows nothing of dates; and nothing of tombstones, which it is not shown."""
+    expires_ms = value.get("expires_ms")
+    return value | {"ttl": max(0, expires_ms - now_ms) // 1000} if isinstance(expires_ms, int) else value
 
 
 def _reason(error: RemoteProtocolError | TrustError) -> str:

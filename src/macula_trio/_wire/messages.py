@@ -392,6 +392,8 @@ def to_body(message: Message) -> dict[str, Any]:
         body = SCHEMAS[number].write(message)
     except ValueError as exc:
         raise LocalProtocolError(f"{number.name} {exc}", code=ErrorCode.MALFORMED_MESSAGE) from exc
+    if isinstance(message, FindValueReply) and message.result == "nodes" and message.correlation_id is None:
+        body.setdefault("nodes", [])  # v0.8 does not read a reply without them
     if number in _DHT_NAMES:
         body["type"] = _DHT_NAMES[number]
     return body

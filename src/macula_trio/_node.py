@@ -30,6 +30,7 @@ from macula_trio._identity.keys import Credentials
 from macula_trio._identity.record import Kind, Record
 from macula_trio._identity.trust_file import load_trust
 from macula_trio._ids import Contact, NodeId, dht_key
+from macula_trio._membership.service import MembershipService
 from macula_trio._net.admission import Admission
 from macula_trio._net.quic import QuicEndpoint
 from macula_trio._net.udp import UdpNetwork
@@ -136,6 +137,7 @@ class Node:
             buffer=config.subscription_buffer,
             may_publish=Allowance(config.may_publish),
         )
+        self._membership = MembershipService(own=credentials.node_id, transport=self._registry, random_bytes=os.urandom)
         self._wall_clock_ms = network.wall_clock_ms
         self._quic: QuicEndpoint | None = None
         self._is_open = False
@@ -613,6 +615,7 @@ async def open_node(
                     services.start_soon(announcer.watch_route, name="watch our address")
                 await services.start(node._rpc.serve)
                 await services.start(node._dht.serve)
+                await services.start(node._membership.serve)
                 services.start_soon(node._watch_certificate, name="watch our certificate")
                 node._is_open = True
                 try:

@@ -15,6 +15,8 @@ def correlation_of(message: Message) -> tuple[str, object] | None:
             return "call", call_id
         case wire.Ping(timestamp=timestamp) | wire.Pong(timestamp=timestamp):
             return "ping", timestamp
+        case wire.SwimPing(seq=seq) | wire.SwimAck(seq=seq):
+            return "swim", seq
         case (
             wire.FindNode(correlation_id=correlation_id)
             | wire.FindNodeReply(correlation_id=correlation_id)
@@ -27,4 +29,4 @@ def correlation_of(message: Message) -> tuple[str, object] | None:
     return None
 
 
-REPLIES: Final = (wire.Reply, wire.Pong, wire.FindNodeReply, wire.FindValueReply, wire.StoreReply)
+REPLIES: Final = (wire.Reply, wire.Pong, wire.FindNodeReply, wire.FindValueReply, wire.StoreReply, wire.SwimAck)

@@ -130,12 +130,12 @@ def replay(session: nox.Session, *names: str) -> None:
         session.run("macula-trio", "replay", str(path), "--against", str(golden), "--hash-seeds", "1:3")
 
 
-def run_pytest(session: nox.Session, launcher: Sequence[str], *options: str) -> None:
+def run_pytest(session: nox.Session, launcher: Sequence[str], *options: str, part: str = "tests") -> None:
     """Run the tests from an empty directory, so that only the installed package can be imported."""
     pytest = ["-m", "pytest", "-c", str(ROOT / "pyproject.toml"), *options]
     arguments = [str(ROOT / part) if (ROOT / part.partition("::")[0]).exists() else part for part in session.posargs]
     if not any(part.startswith(str(ROOT)) for part in arguments):
-        arguments.append(str(ROOT / "tests"))
+        arguments.append(str(ROOT / part))
     with tempfile.TemporaryDirectory() as empty, session.chdir(empty):
         session.run(*launcher, *pytest, *arguments, env={"TESTS_OF_THE_WHEEL": "1"})
 
@@ -175,6 +175,14 @@ def tests_latest(session: nox.Session) -> None:
     before_release = "--prerelease=allow" if session.venv_backend == "uv" else "--pre"
     install_wheel(session, *group("test"), before_release)
     run_pytest(session, ["python"], *PARALLEL)
+
+
+@nox.session(python=OLDEST)
+def interop(session: nox.Session) -> None:
+    """Let clients of v0.8 that are not ours talk to a node: on plain aioquic, and on Deno's QUIC; none is skipped."""
+    install_locked(session, *group("test"), *group("interop"))
+    session.env["TESTS_OF_INTEROP"] = "1"
+    run_pytest(session, ["python"], part="tests/interop")
 
 
 @nox.session

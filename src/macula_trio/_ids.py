@@ -14,6 +14,9 @@ import attrs
 ID_BYTES: Final = 32
 ID_BITS: Final = 8 * ID_BYTES
 
+ANY_KIND: Final = "any"
+"""The kind of a value that has none on the wire: v0.8's, which may be a service's or a subscriber's."""
+
 
 class NodeId(bytes):
     """32 bytes: SHA-256 of the SubjectPublicKeyInfo (DER) of a node's key.

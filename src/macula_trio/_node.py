@@ -31,6 +31,7 @@ from macula_trio._identity.keys import Credentials
 from macula_trio._identity.record import Kind, Record
 from macula_trio._identity.trust_file import load_trust
 from macula_trio._ids import Contact, NodeId, dht_key
+from macula_trio._membership.service import MembershipService
 from macula_trio._net.admission import Admission
 from macula_trio._net.quic import QuicEndpoint
 from macula_trio._net.udp import UdpNetwork
@@ -165,6 +166,7 @@ class Node:
             make_identity=_new_identity,
             answer_probe=self._rpc.callee.answer_probe,
         )
+        self._membership = MembershipService(own=credentials.node_id, transport=transport, random_bytes=os.urandom)
         self._wall_clock_ms = network.wall_clock_ms
         self._quic: QuicEndpoint | None = None
         self._is_open = False
@@ -672,6 +674,7 @@ async def open_node(
                 await services.start(node._router.serve)
                 await services.start(node._pubsub.serve)
                 await services.start(node._dht.serve)
+                await services.start(node._membership.serve)
                 services.start_soon(node._watch_certificate, name="watch our certificate")
                 node._is_open = True
                 try:

@@ -9,10 +9,12 @@ import pytest
 from macula_trio import Identity
 from macula_trio._dht.kept import TABLE, keeper, kept, reload
 from macula_trio._dht.storage import HOLD_MAX_MS, ValueStore
-from macula_trio._identity.record import Record, sign_record
+from macula_trio._identity.record import Record, read_trusted, sign_record
 from macula_trio._identity.trust import TrustJudge
 from macula_trio._store.memory import MemoryStorage
 from macula_trio._trust import Trust
+from macula_trio._wire import messages as wire
+from macula_trio._wire.codec import encode_message
 
 KEY = bytes(range(32))
 OWNER = Identity.from_seed(bytes(32))
@@ -113,3 +115,16 @@ def test_the_values_of_those_who_are_trusted_no_more_are_dropped() -> None:
     judge.block(OWNER.node_id)
     assert kept(storage, realm="a.b", judge=judge, now_ms=1) == []
     assert storage.items(TABLE) == []
+
+
+def test_what_nobody_has_signed_is_not_kept_for_its_time_would_begin_anew() -> None:
+    storage, judge = MemoryStorage(), TrustJudge(Trust.unverified(), realm="a.b")
+    store = ValueStore[Record](keeper(storage))
+    value = {"node_id": bytes(32), "endpoint": b"10.0.0.1:9443", "ttl": 300}
+    store.put(read_trusted(value, realm="a.b", key=KEY, judge=judge, now_ms=0), 0)
+    assert storage.items(TABLE) == []
+    frame = encode_message(wire.Store(key=KEY, value=value))  # by a version that did not know
+    storage.put(TABLE, b"old", frame)
+    anew = ValueStore[Record]()
+    reload(anew, storage, realm="a.b", judge=judge, now_ms=1)
+    assert len(anew) == 0

@@ -17,7 +17,7 @@ from macula_trio._dht.storage import (
     Verdict,
     merge,
 )
-from macula_trio._ids import ID_BYTES, NodeId
+from macula_trio._ids import ANY_KIND, ID_BYTES, NodeId
 
 NOW: Final = 1_700_000_000_000
 TTL: Final = 300_000
@@ -145,6 +145,31 @@ def test_a_value_is_gone_at_the_moment_it_expires() -> None:
     assert store.next_expiry_ms is None
     assert store.keys() == []
     assert len(store) == 0
+
+
+def test_of_what_nobody_has_signed_the_last_one_counts() -> None:
+    store = filled(value(1, 9, kind=ANY_KIND, expires_ms=NOW + TTL))
+    sooner = value(1, 3, kind=ANY_KIND, expires_ms=NOW + 10)
+    assert store.put(sooner, NOW) == STORED
+    assert store.items(NOW) == [sooner]
+    assert store.put(sooner, NOW + 9) == STORED
+    assert store.expire(NOW + 10) == 1
+
+
+def test_what_nobody_has_signed_lies_beside_what_is_signed_and_is_of_either_kind() -> None:
+    signed, claimed = value(1, 1), value(1, 9, kind=ANY_KIND)
+    store = filled(signed, claimed)
+    assert store.get(KEY, NOW)[0] == [claimed, signed]
+    assert store.get(KEY, NOW, kind="service")[0] == [claimed, signed]
+    assert store.get(KEY, NOW, kind="subscriber")[0] == [claimed]
+
+
+def test_claims_in_the_name_of_an_owner_take_none_of_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "KEYS_PER_OWNER_MAX", 2)
+    store = ValueStore[Value]()
+    claims = [store.put(value(1, kind=ANY_KIND, key=bytes([number]) * 32), NOW) for number in range(3)]
+    assert claims == [STORED, STORED, QUOTA]
+    assert store.put(value(1), NOW) == STORED
 
 
 @pytest.mark.parametrize("late_ms", [0, 1])

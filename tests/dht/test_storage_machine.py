@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from macula_trio._dht import storage
 from macula_trio._dht.storage import OVERHEAD_BYTES, Refusal, Slot, ValueStore, Verdict
-from macula_trio._ids import ID_BYTES, NodeId
+from macula_trio._ids import ANY_KIND, ID_BYTES, NodeId
 
 START_MS: Final = 1_700_000_000_000
 # Small, so that a few values meet each of them.
@@ -57,7 +57,7 @@ VALUES: Final = st.builds(
     Value,
     key=st.sampled_from(KEYS),
     node_id=st.integers(1, 4).map(lambda number: NodeId(bytes([number]) * ID_BYTES)),
-    kind=st.sampled_from(KINDS),
+    kind=st.sampled_from([*KINDS, ANY_KIND]),
     seq=st.integers(1, 3),
     digest=st.sampled_from([b"a", b"b"]),
     size=st.integers(1, LIMITS["VALUE_BYTES_MAX"] + 1),
@@ -117,9 +117,9 @@ class Stores(RuleBasedStateMachine):
         expected = self.expected(value)
         assert self.store.put(value, self.now) == expected
         place = (value.key, value.node_id, value.kind)
-        if expected.stored and (place not in self.model or self.model[place].value != value):
+        if expected.stored:
             held = self.model.get(place)
-            if held is None or version(held.value) < version(value):
+            if held is None or value.kind == ANY_KIND or version(held.value) < version(value):
                 self.model[place] = Held(value, min(value.expires_ms, self.now + CAP_MS))
 
     def expected(self, value: Value) -> Verdict[Value]:
@@ -129,7 +129,7 @@ class Stores(RuleBasedStateMachine):
         if value.size > LIMITS["VALUE_BYTES_MAX"]:
             return refused("too_large")
         held = self.model.get((value.key, value.node_id, value.kind))
-        if held is not None and version(held.value) >= version(value):
+        if held is not None and value.kind != ANY_KIND and version(held.value) >= version(value):
             if version(held.value) == version(value):
                 return Verdict(stored=True)
             return Verdict(stored=False, reason="stale", held=held.value)
@@ -143,7 +143,8 @@ class Stores(RuleBasedStateMachine):
                 return refused("quota")
             if sum(key == value.key for key, _, _ in places) >= LIMITS["VALUES_PER_KEY_MAX"]:
                 return refused("quota")
-            if sum(owner == value.node_id for _, owner, _ in places) >= LIMITS["KEYS_PER_OWNER_MAX"]:
+            accounts = [(owner, kind == ANY_KIND) for _, owner, kind in places]
+            if accounts.count((value.node_id, value.kind == ANY_KIND)) >= LIMITS["KEYS_PER_OWNER_MAX"]:
                 return refused("quota")
         return Verdict(stored=True)
 
@@ -180,7 +181,8 @@ class Stores(RuleBasedStateMachine):
         return sum(cost_of(held.value) for held in self.model.values())
 
     def values(self, key: bytes, kind: str | None = None) -> list[Value]:
-        return [self.model[place].value for place in sorted(self.model) if place[0] == key and kind in (None, place[2])]
+        asked = [*KINDS, ANY_KIND] if kind is None else [kind, ANY_KIND]
+        return [self.model[place].value for place in sorted(self.model) if place[0] == key and place[2] in asked]
 
     @invariant()
     def every_view_shows_what_is_alive_and_nothing_else(self) -> None:
@@ -196,8 +198,8 @@ class Stores(RuleBasedStateMachine):
     def what_it_counts_is_what_it_holds(self) -> None:
         self.store.expire(self.now)
         assert self.store._bytes == self.total_bytes() <= LIMITS["TOTAL_BYTES_MAX"]
-        owners = [owner for _, owner, _ in self.model]
-        assert dict(self.store._slots_of) == {owner: owners.count(owner) for owner in owners}
+        accounts = [(owner, kind != ANY_KIND) for _, owner, kind in self.model]
+        assert dict(self.store._slots_of) == {account: accounts.count(account) for account in accounts}
         assert self.told == {place: held.value for place, held in self.model.items()}
         assert len(self.store._heap) <= 2 * COUNT_MAX + LIMITS["_HEAP_SLACK"]
 

@@ -230,13 +230,15 @@ def test_an_answer_to_somebody_else_is_refused() -> None:
 def test_an_answer_of_somebody_else_than_was_dialed_is_refused_even_when_it_is_proven() -> None:
     with pytest.raises(TrustError, match=f"dialed node {LISTENER.credentials.node_id}, but node .* answered"):
         judge_pong(pong(STRANGER))
-
-
-def test_who_says_only_the_time_is_taken_for_whom_was_dialed_where_nobody_proves_anything() -> None:
-    remote = judge_pong(Pong(timestamp=0, server_time=0), by=TRUSTING_DIALER)
-    assert (remote.node_id, remote.verified) == (LISTENER.credentials.node_id, False)
     with pytest.raises(TrustError, match="but node .* answered"):
         judge_pong(Pong(timestamp=0, server_time=0, node_id=STRANGER.credentials.node_id), by=TRUSTING_DIALER)
+
+
+def test_who_says_nothing_of_itself_is_taken_for_whom_was_dialed_where_no_proof_is_wanted() -> None:
+    remote = judge_pong(Pong(timestamp=0, server_time=0), by=TRUSTING_DIALER)
+    assert (remote.node_id, remote.verified) == (LISTENER.credentials.node_id, False)
+    with pytest.raises(TrustError, match="proves nothing"):
+        judge_pong(Pong(timestamp=0, server_time=0))
 
 
 Hello = Connect | Pong

@@ -40,7 +40,7 @@ from macula_trio.errors import (
 )
 from macula_trio.testing import SimNetwork
 
-REPLIES: Final = (wire.Pong, wire.Reply, wire.FindNodeReply, wire.StoreReply, wire.FindValueReply)
+REPLIES: Final = (wire.Pong, wire.Reply, wire.FindNodeReply, wire.StoreReply, wire.FindValueReply, wire.SwimAck)
 UNKNOWN: Final = HEADER.pack(VERSION, 0x7E, 3) + b"???"
 
 named = pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)

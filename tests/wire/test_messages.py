@@ -48,7 +48,7 @@ def local_refusal(message: Message) -> str:
 def test_every_type_has_one_class_and_is_tested() -> None:
     assert list(m.CLASSES) == list(wire.MessageType)
     assert list(m.CLASSES.values()) == list(BY_CLASS)
-    assert [m.type_of(cls.__new__(cls)) for cls in BY_CLASS] == list(wire.MessageType)
+    assert [m._TYPES[cls] for cls in BY_CLASS] == list(wire.MessageType)
 
 
 @pytest.mark.parametrize("cls", BY_CLASS, ids=lambda cls: cls.__name__)
@@ -102,7 +102,8 @@ def test_a_field_that_must_be_there_is_missed_by_its_name(cls: type[Any]) -> Non
 def test_what_is_none_is_not_on_the_wire() -> None:
     assert body_of(CALL) == {"call_id": ID, "procedure": b"p", "args": b"{}"}
     assert body_of(m.Pong(timestamp=1, server_time=2)) == {"timestamp": 1, "server_time": 2}
-    assert body_of(m.FindValueReply(result="nodes")) == {"type": b"find_value_reply", "result": b"nodes"}
+    reply = m.FindValueReply(result="nodes", correlation_id=ID)
+    assert body_of(reply) == {"type": b"find_value_reply", "result": b"nodes", "correlation_id": ID}
 
 
 def test_what_the_original_requires_is_always_on_the_wire() -> None:
@@ -252,3 +253,9 @@ def test_messages_are_immutable_and_have_no_room_for_slips() -> None:
     assert not hasattr(CALL, "__dict__")
     with pytest.raises(TypeError):
         m.Ping(1)  # type: ignore[misc]
+
+
+def test_a_reply_to_v08_has_nodes_even_when_there_are_none() -> None:
+    assert m.to_body(m.FindValueReply(result="nodes"))["nodes"] == []
+    assert "nodes" not in m.to_body(m.FindValueReply(result="nodes", correlation_id=bytes(16)))
+    assert "nodes" not in m.to_body(m.FindValueReply(result="value"))

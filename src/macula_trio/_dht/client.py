@@ -18,9 +18,9 @@ from macula_trio._dht.lookup import Lookup, ValueLookup
 from macula_trio._dht.storage import ValueStore, may_pass_on
 from macula_trio._dht.table import K, RoutingTable, id_in_bucket
 from macula_trio._events import EventBus
-from macula_trio._identity.record import Kind, Record, judge_record, read_trusted
+from macula_trio._identity.record import Kind, Record, judge_record, read_trusted, without_shadowed
 from macula_trio._identity.trust import TrustJudge
-from macula_trio._ids import ID_BYTES, Contact, NodeId
+from macula_trio._ids import ANY_KIND, ID_BYTES, Contact, NodeId
 from macula_trio._util import clip, format_endpoint, may_tell, told_address
 from macula_trio._wire import messages as wire
 from macula_trio.abc import Link, LinkTransport, Message, ReplyT
@@ -156,7 +156,8 @@ class DhtClient:
         Raises:
           PeerUnavailable, TrustError, RemoteProtocolError, trio.TooSlowError: it did not answer.
         """
-        request = wire.Store(key=record.key, value=record.to_value(), correlation_id=self._new_id())
+        value = record.to_value(self._wall_clock_ms())
+        request = wire.Store(key=record.key, value=value, correlation_id=self._new_id())
         return await self.attempt(contact, partial(_ask, request, wire.StoreReply))
 
     def forget(self, node_id: NodeId) -> None:
@@ -215,7 +216,11 @@ class DhtClient:
         return lookup.closest()
 
     async def find_value(self, key: bytes, kind: Kind | None = None) -> list[Record]:
-        """The verified values under ``key``: one per owner and kind, the newest each, without withdrawn ones."""
+        """The verified values under ``key``: one per owner and kind, the newest each, without withdrawn ones.
+
+        Under `Trust.unverified` also those of v0.8 that nobody has signed, which are of either kind; not of owners that
+        have a signed one, be it withdrawn.
+        """
         require_key(key)
         lookup = ValueLookup[Record](key, self._own, self._seeds(key))
 
@@ -231,7 +236,7 @@ class DhtClient:
         now_ms = self._wall_clock_ms()
         found = [record for record in lookup.values() if record.expires_ms > now_ms]
         self._repair(lookup, [record for record in found if may_pass_on(record, now_ms)])
-        return [record for record in found if not record.withdrawn]
+        return [record for record in without_shadowed(found) if not record.withdrawn]
 
     async def _ask_for_values(
         self, contact: Contact, key: bytes, kind: Kind | None
@@ -289,7 +294,7 @@ class DhtClient:
             except (RemoteProtocolError, TrustError) as exc:
                 self._events.emit("dht.value_refused", peer=teller.node_id.hex(), key=key.hex(), reason=clip(str(exc)))
                 continue
-            if kind is None or record.kind == kind:
+            if kind is None or record.kind in (kind, ANY_KIND):
                 found.append(record)
         return found
 

@@ -1,6 +1,7 @@
 """What a replica keeps over a restart: the values that it holds, as the STORE frames by which they came.
 
-A value is signed by its owner, so what comes back from a disk is checked like what comes from a peer.
+A value is signed by its owner, so what comes back from a disk is checked like what comes from a peer.  What nobody has
+signed is not written down: its time would begin anew.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Final
 from macula_trio._dht.storage import Slot, ValueStore, may_pass_on, slot_of
 from macula_trio._identity.record import Record, read_trusted
 from macula_trio._identity.trust import TrustJudge
+from macula_trio._ids import ANY_KIND
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import decode_frame, decode_message, encode_message
 from macula_trio._wire.frame import Frame
@@ -31,6 +33,8 @@ def keeper(storage: Storage) -> Callable[[bytes, Slot, Record | None], None]:
 
 def _keep(storage: Storage, key: bytes, slot: Slot, record: Record | None) -> None:
     owner, kind = slot
+    if kind == ANY_KIND:
+        return
     frame = None if record is None else encode_message(wire.Store(key=key, value=record.to_value()))
     storage.put(TABLE, key + owner + kind.encode(), frame)
 

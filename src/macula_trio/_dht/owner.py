@@ -20,7 +20,7 @@ from macula_trio._events import EventBus
 from macula_trio._identity.keys import Credentials
 from macula_trio._identity.record import Kind, Record, read_record, sign_record
 from macula_trio._identity.trust import TrustJudge
-from macula_trio._ids import Contact, NodeId, distance
+from macula_trio._ids import ANY_KIND, Contact, NodeId, distance
 from macula_trio._util import clip
 from macula_trio._wire import messages as wire
 from macula_trio._wire.fields import COUNT_MAX
@@ -295,6 +295,7 @@ class ValueOwner:
         """Sign above a later version of ours, from before a restart or a step of the clock, that a replica holds."""
         if held.digest == record.digest:
             return  # it refuses what it shows that it has: nothing to sign above
+        assert held.kind != ANY_KIND, "of an owner's own values, which are signed"
         place = (held.key, held.kind)
         signed = self._signed.get(place)
         if signed is None:

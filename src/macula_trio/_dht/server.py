@@ -14,7 +14,7 @@ from macula_trio._dht.quota import Peer, PeerQuotas, Request
 from macula_trio._dht.storage import ValueStore
 from macula_trio._dht.table import K, RoutingTable
 from macula_trio._events import EventBus
-from macula_trio._identity.record import Record, read_trusted
+from macula_trio._identity.record import Record, read_trusted, without_shadowed
 from macula_trio._identity.trust import TrustJudge
 from macula_trio._util import clip, tellable_endpoint
 from macula_trio._wire import messages as wire
@@ -34,6 +34,7 @@ class DhtServer:
       realm: for which values must be signed.
       judge: whose values count.
       leaf: whether we hold nothing.
+      pass_on: called with an unsigned value that was taken from a peer which proves nothing.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class DhtServer:
         realm: str,
         judge: TrustJudge,
         leaf: bool,
+        pass_on: Callable[[Record], None],
     ) -> None:
         self._transport = transport
         self._table = table
@@ -56,6 +58,7 @@ class DhtServer:
         self._realm = realm
         self._judge = judge
         self._leaf = leaf
+        self._pass_on = pass_on
         self._quotas = PeerQuotas()
         transport.handle(wire.FindNode, self._on_find_node)
         transport.handle(wire.FindValue, self._on_find_value)
@@ -88,13 +91,15 @@ class DhtServer:
         if not self._may_ask(link):
             return
         limit = min(query.limit or VALUES_PER_REPLY, VALUES_PER_REPLY)
-        records, more = self._store.get(
-            query.key, self._wall_clock_ms(), kind=query.kind, limit=limit, after=query.after or b""
-        )
+        now_ms = self._wall_clock_ms()
+        records, more = self._store.get(query.key, now_ms, kind=query.kind, limit=limit, after=query.after or b"")
+        values = [record.to_value(now_ms) for record in without_shadowed(records)]
+        if query.correlation_id is None:
+            values = [_for_old(value, now_ms) for value in values if value["endpoint"] is not None]
         link.send_nowait(
             wire.FindValueReply(
-                result="value" if records else "nodes",
-                value=tuple(record.to_value() for record in records),
+                result="value" if values else "nodes",
+                value=tuple(values),
                 nodes=self._entries(query.key, link),
                 more=more,
                 correlation_id=query.correlation_id,
@@ -139,6 +144,9 @@ class DhtServer:
             withdrawn=record.withdrawn,
             outcome=verdict.reason or "stored",
         )
+        # Only what v0.8 itself brings: what came from one of our nodes was passed on by it, and goes no further.
+        if verdict.stored and not record.signed and not link.verified:
+            self._pass_on(record)
         return verdict.reason, verdict.held
 
     def _entries(self, target: bytes, link: Link) -> tuple[wire.NodeEntry, ...]:
@@ -149,6 +157,12 @@ class DhtServer:
             if contact.node_id != link.node_id
             and (endpoint := tellable_endpoint(contact.endpoint, link.peer_host)) is not None
         )[:K]
+
+
+def _for_old(value: dict[str, object], now_ms: int) -> dict[str, object]:
+    """A value for a peer of v0.8, which knows nothing of dates; and nothing of tombstones, which it is not shown."""
+    expires_ms = value.get("expires_ms")
+    return value | {"ttl": max(0, expires_ms - now_ms) // 1000} if isinstance(expires_ms, int) else value
 
 
 def _reason(error: RemoteProtocolError | TrustError) -> str:

@@ -6,6 +6,7 @@ is ``lookup.py``, ``table.py`` and ``storage.py``.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final
@@ -44,6 +45,8 @@ from macula_trio.errors import PeerUnavailable, TrustError
 
 CHECKS_MAX: Final = 32  # nodes whose endpoint is being dialed, or whose life is doubted, at once
 UNPROVEN_MAX: Final = 8192  # more than the table holds
+PASSING_MAX: Final = 32  # values of v0.8 clients on their way to the nodes near their keys; each takes a lookup
+NAMES_MAX: Final = 16  # of v0.8's endpoints resolved for one answer: strangers may write as many as they like
 REFRESH_FIRST_S: Final = 1.0  # neighbours that joined together find each other in their first seconds
 REFRESH_S: Final = 600.0  # Kademlia's bucket refresh; also the ceiling of the growing pause
 
@@ -95,6 +98,8 @@ class DhtService:
         reload(self._values, storage, realm=settings.realm, judge=judge, now_ms=wall_clock_ms())
         self._checking: dict[NodeId, None] = {}
         self._unproven: dict[NodeId, None] = {}  # nodes that entered the table without a proof
+        self._passing = 0
+        self._resolve = resolve
         self._is_telling = self._has_to_tell = False  # our neighbours, that we have moved
         self._background = Background()
         self.client = DhtClient(
@@ -135,6 +140,7 @@ class DhtService:
             realm=settings.realm,
             judge=judge,
             leaf=settings.leaf,
+            pass_on=self._pass_on,
         )
         self._joining = Joining(
             own=self._own,
@@ -316,12 +322,56 @@ class DhtService:
     async def find(self, key: bytes, kind: Kind) -> list[Advert]:
         """The nodes that have advertised under a key, nearest to the key first."""
         records = await self.client.find_value(key, kind)
+        records.sort(key=lambda record: distance(record.node_id, key))
+        numeric = await self._resolve_names(records)
         adverts: list[Advert] = []
-        for record in sorted(records, key=lambda record: distance(record.node_id, key)):
+        for record in records:
             assert record.endpoint is not None  # withdrawn ones are left out
-            contact = Contact(node_id=record.node_id, endpoint=self._scoped(record.node_id, record.endpoint))
-            adverts.append(Advert(contact=contact, metadata=record.metadata))
+            endpoint = numeric.get(record.node_id) or self._scoped(record.node_id, record.endpoint)
+            adverts.append(Advert(contact=Contact(node_id=record.node_id, endpoint=endpoint), metadata=record.metadata))
         return adverts
+
+    async def _resolve_names(self, records: Sequence[Record]) -> dict[NodeId, str]:
+        """Numeric endpoints of unsigned values, whose owners write names as they like; what has none is left out.
+
+        Only under `Trust.unverified`: no other policy lets a peer make us ask DNS.
+        """
+        found: dict[NodeId, str] = {}
+
+        async def resolve(owner: NodeId, endpoint: str) -> None:
+            with trio.move_on_after(self._settings.query_deadline_s):
+                try:
+                    found[owner] = (await self._resolve(endpoint))[0]
+                except (OSError, ValueError):
+                    return  # dialing says what is wrong with it
+
+        unsigned = [record for record in records if not record.signed][:NAMES_MAX]
+        if unsigned:
+            async with trio.open_nursery() as nursery:
+                for record in unsigned:
+                    nursery.start_soon(resolve, record.node_id, record.endpoint or "", name="resolve an endpoint")
+        return found
+
+    def _pass_on(self, record: Record) -> None:
+        """Bring what a v0.8 client has stored here to the nodes near its key, where others look for it."""
+        task = f"pass on a value of {record.node_id.short}"
+        if self._passing < PASSING_MAX and self._background.start_soon(self._pass_on_now, record, name=task):
+            self._passing += 1
+        else:
+            self._events.emit("dht.value_not_passed_on", key=record.key.hex(), owner=record.node_id.hex())
+
+    async def _pass_on_now(self, record: Record) -> None:
+        async def put(contact: Contact) -> None:
+            with contextlib.suppress(*QUERY_ERRORS):  # noted by `attempt`; the client stores it again
+                await self.client.put_at(contact, record)
+
+        try:
+            closest = await self.client.find_node(record.key)
+            async with trio.open_nursery() as nursery:
+                for contact in closest:
+                    nursery.start_soon(put, contact, name=f"STORE {contact.node_id.short}")
+        finally:
+            self._passing -= 1
 
     def _scoped(self, owner: NodeId, endpoint: str) -> str:
         """The endpoint of a value; a link-local one with the scope by which we know its owner, or else everybody.

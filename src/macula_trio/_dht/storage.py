@@ -2,6 +2,9 @@
 
 Sans-IO.  A value belongs to its owner: it is replaced by a newer version of his, or expires, and nobody else's
 value ever makes it go.  Signatures were verified before a value comes here.  Times are Unix time in milliseconds.
+
+A value that nobody has signed (v0.8's, kind ``any``) has a slot and an account of its own, so that it takes nothing
+from the owner that it names.  Of those the last one counts, for they have no versions; and nobody passes them on.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Final, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 import attrs
 
-from macula_trio._ids import NodeId
+from macula_trio._ids import ANY_KIND, NodeId
 
 VALUE_BYTES_MAX: Final = 4096  # as signed; an advert is 200 to 500 bytes, the rest is for metadata
 VALUES_PER_KEY_MAX: Final = 4096  # a popular topic has thousands of subscribers
@@ -43,7 +46,7 @@ class Versioned(Protocol):
 
     @property
     def kind(self) -> str:
-        """``service`` or ``subscriber``."""
+        """``service`` or ``subscriber``, or ``any`` when nobody has signed it."""
         ...
 
     @property
@@ -95,6 +98,10 @@ def slot_of(value: Versioned) -> Slot:
     return value.node_id, value.kind
 
 
+def _account(slot: Slot) -> tuple[NodeId, bool]:
+    return slot[0], slot[1] != ANY_KIND
+
+
 def version_of(value: Versioned) -> tuple[int, bytes]:
     """What is larger for the newer of two values in one slot."""
     return value.seq, value.digest
@@ -115,8 +122,9 @@ def may_pass_on(value: StoredValue, now_ms: int) -> bool:
 
     Not when it expires after the time for which it may be held: whoever gets it holds it for that time from then on,
     so that passed from one to the next it would never end, long after its owner has.  Its owner may store it again.
+    Never when nobody has signed when it expires.
     """
-    return now_ms < value.expires_ms <= now_ms + HOLD_MAX_MS
+    return value.kind != ANY_KIND and now_ms < value.expires_ms <= now_ms + HOLD_MAX_MS
 
 
 Refusal: TypeAlias = Literal["expired", "too_large", "stale", "quota"]
@@ -165,7 +173,7 @@ class ValueStore(Generic[AnyStored]):
     def __init__(self, on_change: Callable[[bytes, Slot, AnyStored | None], None] | None = None) -> None:
         self._on_change = on_change
         self._shelves: dict[bytes, _Shelf[AnyStored]] = {}
-        self._slots_of: Counter[NodeId] = Counter()
+        self._slots_of: Counter[tuple[NodeId, bool]] = Counter()  # by owner, and whether signed
         self._bytes = 0
         self._count = 0
         # When what expires.  Entries of values that were replaced stay until they come up, or until a rebuild.
@@ -184,7 +192,7 @@ class ValueStore(Generic[AnyStored]):
         self.expire(now_ms)
         shelf, slot = self._shelves.get(value.key), slot_of(value)
         before = None if shelf is None else shelf.held.get(slot)
-        if before is not None and version_of(before.value) >= version_of(value):
+        if before is not None and value.kind != ANY_KIND and version_of(before.value) >= version_of(value):
             if version_of(before.value) == version_of(value):
                 return Verdict(stored=True)
             return Verdict(stored=False, reason="stale", held=before.value)
@@ -208,7 +216,7 @@ class ValueStore(Generic[AnyStored]):
         Args:
           key: 32 bytes.
           now_ms: for what has expired.
-          kind: only this one.
+          kind: only this one, and what nobody has signed, which does not say.
           limit: of values; there is always room for one.  As the next page begins behind an *owner*, those of the
             last owner are always complete, even beyond the limit.
           after: the last owner of the page before, None for the first page.
@@ -223,7 +231,7 @@ class ValueStore(Generic[AnyStored]):
             return page, False
         start = 0 if after is None else bisect_right(shelf.order, after, key=itemgetter(0))
         for slot in islice(shelf.order, start, None):
-            if kind is not None and slot[1] != kind:
+            if kind is not None and slot[1] not in (kind, ANY_KIND):
                 continue
             if len(page) >= max(1, limit) and slot[0] != page[-1].node_id:
                 return page, True
@@ -279,7 +287,7 @@ class ValueStore(Generic[AnyStored]):
         place_for_key = len(self._shelves) < KEYS_MAX if shelf is None else len(shelf.held) < VALUES_PER_KEY_MAX
         return (
             place_for_key
-            and self._slots_of[held.value.node_id] < KEYS_PER_OWNER_MAX
+            and self._slots_of[_account(slot_of(held.value))] < KEYS_PER_OWNER_MAX
             and self._bytes + held.cost <= TOTAL_BYTES_MAX
         )
 
@@ -288,7 +296,7 @@ class ValueStore(Generic[AnyStored]):
         shelf = self._shelves.setdefault(key, _Shelf())
         if before is None:
             insort(shelf.order, slot)
-            self._slots_of[slot[0]] += 1
+            self._slots_of[_account(slot)] += 1
             self._count += 1
         else:
             self._bytes -= before.cost
@@ -319,8 +327,9 @@ class ValueStore(Generic[AnyStored]):
         del shelf.order[bisect_left(shelf.order, slot)]
         if not shelf.held:
             del self._shelves[key]
-        self._slots_of[slot[0]] -= 1
-        if not self._slots_of[slot[0]]:
-            del self._slots_of[slot[0]]
+        account = _account(slot)
+        self._slots_of[account] -= 1
+        if not self._slots_of[account]:
+            del self._slots_of[account]
         if self._on_change is not None:
             self._on_change(key, slot, None)

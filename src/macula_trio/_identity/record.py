@@ -2,19 +2,22 @@
 
 Sans-IO.  The signature covers realm, key and kind, so a value cannot be moved; ``expires_ms`` is absolute,
 so nobody can prolong it.  A tombstone is a value without an endpoint.
+
+A value of v0.8 has no signature and says how long it lives from now on.  It counts under `Trust.unverified` only,
+beside the signed ones and never in their place; and its time begins anew with whoever stores it, for anybody may.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, Literal, TypeAlias, TypeVar
 
 import attrs
 
 from macula_trio._identity.keys import CHAIN_LENGTH_MAX, Credentials, load_spki, node_id_of, verify
 from macula_trio._identity.trust import OWNER_CHAIN_BYTES_MAX, TrustJudge
-from macula_trio._ids import ID_BYTES, NodeId
+from macula_trio._ids import ANY_KIND, ID_BYTES, NodeId
 from macula_trio._wire.codec import pack_canonical, unpack_map
 from macula_trio.errors import ErrorCode, LocalProtocolError, RemoteProtocolError, TrustError
 
@@ -23,6 +26,8 @@ Kind: TypeAlias = Literal["service", "subscriber"]
 _CONTEXT: Final = b"macula-trio/1 record"
 METADATA_DEPTH_MAX: Final = 8  # many values share one reply, whose nesting and elements are bounded too
 METADATA_ELEMENTS_MAX: Final = 256
+UNSIGNED_BYTES_MAX: Final = 4096  # packed; as of signed ones
+UNSIGNED_TTL_MAX_MS: Final = 3_600_000  # from when it came, whatever it says; as of signed ones, without their skew
 _SEQ_MAX: Final = 2**63 - 1
 _KINDS: Final[Mapping[bytes, Kind]] = {b"service": "service", b"subscriber": "subscriber"}
 
@@ -31,25 +36,27 @@ _T = TypeVar("_T", bytes, int, dict[str, object])
 
 @attrs.frozen(kw_only=True)
 class Record:
-    """One value, as its owner signed it.
+    """One value, as its owner signed it; or one of v0.8, which nobody signed (`signed`).
 
     Attributes:
       key: 32 bytes, where it is stored.
-      kind: ``service`` or ``subscriber``.
-      node_id: its owner.
-      endpoint: ``host:port`` of the owner; None withdraws what was stored before (a tombstone).
+      kind: ``service`` or ``subscriber``; ``any`` of an unsigned one, which does not say.
+      node_id: its owner; of an unsigned one the owner that it names.
+      endpoint: ``host:port`` of the owner; None withdraws what was stored before (a tombstone).  An unsigned one may
+        have v0.8's ``https://host:port``, where the host may be a name.
       metadata: small map that the owner attached; texts arrive as bytes.
-      seq: the owner's version; the higher one wins.
-      expires_ms: Unix time in milliseconds.
-      spki: the owner's public key, SubjectPublicKeyInfo DER.
-      signature: by that key.
+      seq: the owner's version; the higher one wins.  Of two unsigned ones the one that lives longer does.
+      expires_ms: Unix time in milliseconds; of an unsigned one by our own clock.
+      spki: the owner's public key, SubjectPublicKeyInfo DER; empty of an unsigned one.
+      signature: by that key; empty of an unsigned one.
       digest: SHA-256 of what was signed; decides between two values of one ``seq``.
       size: bytes that were signed.
       chain: the owner's certificates, leaf first, DER; beside what is signed, because they say who the signer is.
+      written: an unsigned value as it was written, None of a signed one.
     """
 
     key: bytes
-    kind: Kind
+    kind: Kind | Literal["any"]
     node_id: NodeId
     endpoint: str | None
     metadata: Mapping[str, object]
@@ -60,6 +67,12 @@ class Record:
     digest: bytes
     size: int
     chain: tuple[bytes, ...] = ()
+    written: Mapping[str, object] | None = None
+
+    @property
+    def signed(self) -> bool:
+        """Whether its owner has signed it; False only under `Trust.unverified`."""
+        return self.written is None
 
     @property
     def chain_bytes(self) -> int:
@@ -71,8 +84,15 @@ class Record:
         """Whether this is a tombstone."""
         return self.endpoint is None
 
-    def to_value(self) -> dict[str, object]:
-        """The map that travels in STORE and FIND_VALUE_REPLY."""
+    def to_value(self, now_ms: int = 0) -> dict[str, object]:
+        """The map that travels in STORE and FIND_VALUE_REPLY; an unsigned one as it was written, with what is left.
+
+        Args:
+          now_ms: Unix time, for the ``ttl`` of an unsigned value; the others do not change with time.
+        """
+        if self.written is not None:
+            # Whole seconds, rounded down: by being told on, nothing may live longer.
+            return {**self.written, "ttl": max(0, self.expires_ms - now_ms) // 1000}
         value: dict[str, object] = {
             "kind": self.kind,
             "node_id": self.node_id,
@@ -183,11 +203,16 @@ def sign_record(
 def read_trusted(value: Mapping[str, object], *, realm: str, key: bytes, judge: TrustJudge, now_ms: int) -> Record:
     """Check a value that a peer sent as `read_record` does, and that its owner is one whom the trust policy lets in.
 
+    Under `Trust.unverified` a value without a signature is read as v0.8's.
+
     Raises:
       RemoteProtocolError: malformed.
       TrustError: not its owner's, or its owner is nobody to us; ``code`` is then `ErrorCode.UNTRUSTED`.
     """
-    record = read_record(value, realm=realm, key=key)
+    if judge.trust.kind == "unverified" and "signature" not in value:
+        record = read_unsigned(value, key=key, now_ms=now_ms)
+    else:
+        record = read_record(value, realm=realm, key=key)
     judge_record(record, judge, now_ms)
     # What nobody here asks for is not worth its place.
     return attrs.evolve(record, chain=()) if record.chain and not judge.trust.wants_certificates else record
@@ -199,7 +224,70 @@ def judge_record(record: Record, judge: TrustJudge, now_ms: int) -> None:
     Raises:
       TrustError: it is not.
     """
+    if not record.signed:
+        if judge.trust.kind != "unverified":
+            raise TrustError("value: nobody has signed it", code=ErrorCode.UNTRUSTED)
+        judge.judge_id(record.node_id)
+        return
     judge.judge_owner(record.node_id, record.spki, record.chain, endpoint=record.endpoint, now_ms=now_ms)
+
+
+def without_shadowed(records: Iterable[Record]) -> list[Record]:
+    """Leave out unsigned values of owners that have a signed one here, a tombstone included: what is proven counts."""
+    found = list(records)
+    proven = {record.node_id for record in found if record.signed}
+    return [record for record in found if record.signed or record.node_id not in proven]
+
+
+def read_unsigned(value: Mapping[str, object], *, key: bytes, now_ms: int) -> Record:
+    """Read a value as v0.8 stores it: ``node_id``, ``endpoint``, ``ttl`` in seconds, maybe ``metadata`` and others.
+
+    It lives from now on for its ``ttl``, and for `UNSIGNED_TTL_MAX_MS` at most.
+
+    Raises:
+      RemoteProtocolError: malformed, too large, too deep, or of too many elements.
+    """
+    node_id, ttl_s, endpoint = _field(value, "node_id", bytes), _field(value, "ttl", int), value.get("endpoint")
+    metadata = value.get("metadata")
+    if metadata is None or metadata == "":  # how Erlang spells an empty list
+        metadata = {}
+    if len(node_id) != ID_BYTES or not isinstance(endpoint, (bytes, str)) or not isinstance(metadata, dict):
+        raise RemoteProtocolError(
+            "value: node_id, endpoint or metadata is not what it must be", code=ErrorCode.BAD_VALUE
+        )
+    try:
+        text = endpoint if isinstance(endpoint, str) else str(endpoint, "utf-8")
+        packed = pack_canonical(value)
+        if len(packed) > UNSIGNED_BYTES_MAX:
+            raise ValueError(f"more than {UNSIGNED_BYTES_MAX} bytes")
+        written = {name: _as_list(item) for name, item in value.items()}
+        check_metadata(written)
+    except (ValueError, LocalProtocolError) as exc:  # not UTF-8 is a ValueError too
+        raise RemoteProtocolError(f"value: {exc}", code=ErrorCode.BAD_VALUE) from exc
+    expires_ms = now_ms + min(1000 * ttl_s, UNSIGNED_TTL_MAX_MS)
+    return Record(
+        key=key,
+        kind=ANY_KIND,
+        node_id=NodeId(node_id),
+        endpoint=text,
+        metadata=metadata,
+        seq=expires_ms,
+        expires_ms=expires_ms,
+        spki=b"",
+        signature=b"",
+        digest=hashlib.sha256(packed).digest(),
+        size=len(packed),
+        written=written,
+    )
+
+
+def _as_list(item: object) -> object:
+    """MessagePack's str is how Erlang spells a list of small integers; as that it goes back to who wrote it."""
+    if isinstance(item, str):
+        return [ord(character) for character in item]
+    if isinstance(item, dict):
+        return {name: _as_list(inner) for name, inner in item.items()}
+    return [_as_list(inner) for inner in item] if isinstance(item, list) else item
 
 
 def _chain(value: Mapping[str, object]) -> tuple[bytes, ...]:

@@ -186,6 +186,8 @@ def accept_pong(party: LocalParty, pong: Pong, *, binding: bytes, peer: NodeId |
       peer: whom we dialed for, None when only the address was known.
       now_ms: Unix time, for the dates of certificates.
 
+    Who says nothing of itself, as a v0.8 node, is taken for whom we dialed: only `Trust.unverified` gets that far.
+
     Raises:
       TrustError: the proof is missing or bad, or somebody else than ``peer`` answers.
       RemoteProtocolError: what it announces exceeds the limits.
@@ -194,11 +196,10 @@ def accept_pong(party: LocalParty, pong: Pong, *, binding: bytes, peer: NodeId |
     if pong.proof is not None and pong.peer_node_id != own:
         raise TrustError("peer answers to another node than us", code=ErrorCode.WRONG_PEER)
     remote = _judge(party, pong, "listener", binding=binding, addressed_to=own, now_ms=now_ms)
-    if remote.node_id is None and party.trust.kind == "unverified":
-        return attrs.evolve(remote, node_id=peer)  # a v0.8 node says only the time; it is taken for whom we dialed
+    if remote.node_id is None:
+        return attrs.evolve(remote, node_id=peer)
     if peer is not None and remote.node_id != peer:
-        found = "no node id" if remote.node_id is None else f"node {remote.node_id}"
-        raise TrustError(f"dialed node {peer}, but {found} answered", code=ErrorCode.WRONG_PEER)
+        raise TrustError(f"dialed node {peer}, but node {remote.node_id} answered", code=ErrorCode.WRONG_PEER)
     if remote.verified and pong.server_time is not None:
         return attrs.evolve(remote, clock_ahead_ms=pong.server_time - now_ms)
     return remote

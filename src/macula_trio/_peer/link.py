@@ -62,6 +62,7 @@ UNVERIFIED_STREAMS_MAX: Final = 90  # of one connection that we dialed to a v0.8
 UNASKED: Final = -1  # timestamp of what needs no answer, or is none; questions of callers count from 0 up
 SELVES_MAX: Final = 64  # connections with ourselves that are remembered until our other end has heard of it
 
+_PROBES: Final = (wire.Ping, wire.SwimPing, wire.SwimPingReq, wire.SwimAck)  # signs of life share one allowance
 _FAREWELLS: Final = (ErrorCode.NORMAL, ErrorCode.CLOSING)
 _QUIC_REFUSED: Final = 1  # QUIC application error code of every close that is not a farewell
 _TRUST_REFUSALS: Final[Mapping[ErrorCode | None, type[TrustError]]] = {
@@ -561,6 +562,9 @@ class QuicLink:
         self._context.opened(self)
 
     def _dispatch(self, stream_id: int, message: Message) -> None:
+        if isinstance(message, _PROBES) and not self._budget.pings.take(1, self._heard_at):
+            self._context.counters.excess += 1
+            return
         if isinstance(message, wire.Pong) and message.timestamp < 0:
             self._probe_answered(message.timestamp)
             self._hear_observed(message)
@@ -574,9 +578,6 @@ class QuicLink:
                 self._context.counters.unexpected += 1  # late, or nobody asked
                 return
         if isinstance(message, wire.Ping):
-            if not self._budget.pings.take(1, self._heard_at):
-                self._context.counters.excess += 1
-                return
             pong = wire.Pong(timestamp=message.timestamp, server_time=self._context.wall_clock_ms())
             self._write(self._reply_stream(stream_id), pong)
             return

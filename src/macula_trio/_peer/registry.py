@@ -162,13 +162,9 @@ class LinkRegistry:
         """The link to use for new work with this node, if one is live."""
         links = [link for link in self._live.get(node_id, ()) if link.is_dialed or PER_MESSAGE not in link.capabilities]
         if not links:
-            return self._unverified_link(node_id)
+            return None
         by_rule = node_id > self._party.credentials.node_id  # the lower id's dial counts: ours if we are lower
         return next((link for link in links if link.is_dialed == by_rule), links[0])
-
-    def _unverified_link(self, node_id: NodeId) -> QuicLink | None:
-        """A link that we dialed to a peer that proves nothing, and that takes more: only under `Trust.unverified`."""
-        return next((link for link in self._anonymous if link.node_id == node_id and link.takes_more), None)
 
     async def link_to(self, contact: Contact) -> QuicLink:
         """The live link to a node, dialing its endpoint when there is none.
@@ -178,11 +174,19 @@ class LinkRegistry:
           TrustError: somebody else answered, or one side refuses the other.
         """
         self.require_welcome(contact)
-        live = self.live_link(contact.node_id)
+        live = self.live_link(contact.node_id) or self._unproven_link(contact)
         if live is not None:
             await trio.lowlevel.checkpoint()
             return live
         return await self._dial_once(contact.endpoint, contact.node_id)
+
+    def _unproven_link(self, contact: Contact) -> QuicLink | None:
+        """A live link to whoever answered at a node's endpoint without proving anything: a v0.8 node."""
+        if self._party.trust.kind != "unverified":
+            return None
+        at = _address(contact.endpoint)
+        found = (link for link in self._anonymous if link.takes_more and link.peer_address == at)
+        return next((link for link in found if link.node_id == contact.node_id), None)
 
     async def dial_endpoint(self, endpoint: str, *, expected: NodeId | None = None, trusted: bool = False) -> QuicLink:
         """Dial a numeric endpoint even when a link to its node exists already.

@@ -24,7 +24,7 @@ from macula_trio._wire.frame import (
     MessageType,
     parse_header,
 )
-from macula_trio._wire.messages import SCHEMAS, from_body, to_body, type_of
+from macula_trio._wire.messages import SCHEMAS, frame_type_of, from_body, to_body
 from macula_trio._wire.values import cannot_encode, canonical, check_application_value, check_shape, check_unpacked
 from macula_trio.abc import Message
 from macula_trio.errors import ErrorCode, LocalProtocolError, PayloadTooLarge, RemoteProtocolError
@@ -263,7 +263,7 @@ def encode_message(message: Message) -> bytes:
       PayloadTooLarge: above `MAX_PAYLOAD`.
       LocalProtocolError: a field breaks its rule.
     """
-    return encode_frame(type_of(message), to_body(message))
+    return encode_frame(frame_type_of(message), to_body(message))
 
 
 # -- payloads of applications ------------------------------------------------------------------------------------

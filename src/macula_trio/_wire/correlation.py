@@ -19,6 +19,8 @@ def correlation_of(message: Message) -> tuple[str, object] | None:
             return "routed", (bytes(caller), payload.call_id)
         case wire.Ping(timestamp=timestamp) | wire.Pong(timestamp=timestamp):
             return "ping", timestamp
+        case wire.SwimPing(seq=seq) | wire.SwimAck(seq=seq):
+            return "swim", seq
         case (
             wire.FindNode(correlation_id=correlation_id)
             | wire.FindNodeReply(correlation_id=correlation_id)
@@ -41,4 +43,4 @@ def may_be_reply(message: Message) -> bool:
     return isinstance(message, wire.RpcRoute) and message.payload_type == "reply"
 
 
-REPLIES: Final = (wire.Reply, wire.Pong, wire.FindNodeReply, wire.FindValueReply, wire.StoreReply)
+REPLIES: Final = (wire.Reply, wire.Pong, wire.FindNodeReply, wire.FindValueReply, wire.StoreReply, wire.SwimAck)

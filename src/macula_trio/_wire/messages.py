@@ -372,8 +372,13 @@ _TYPES: Final[Mapping[type[Message], MessageType]] = {cls: number for number, cl
 _DHT_NAMES: Final = {number: number.name.lower() for number in MessageType if number >= MessageType.FIND_NODE}
 
 
-def type_of(message: Message) -> MessageType:
-    """The type on the wire of a typed message."""
+def frame_type_of(message: Message) -> MessageType:
+    """The type in the header of a message's frame.
+
+    A STORE_REPLY to somebody who gave nothing to tell it by goes out as v0.8 has it: a STORE of type ``store_reply``.
+    """
+    if type(message) is StoreReply and message.correlation_id is None:
+        return MessageType.STORE
     return _TYPES[type(message)]
 
 
@@ -388,6 +393,8 @@ def to_body(message: Message) -> dict[str, Any]:
         body = SCHEMAS[number].write(message)
     except ValueError as exc:
         raise LocalProtocolError(f"{number.name} {exc}", code=ErrorCode.MALFORMED_MESSAGE) from exc
+    if isinstance(message, FindValueReply) and message.result == "nodes" and message.correlation_id is None:
+        body.setdefault("nodes", [])  # v0.8 does not read a reply without them
     if number in _DHT_NAMES:
         body["type"] = _DHT_NAMES[number]
     return body

@@ -18,7 +18,7 @@ import trio
 
 from macula_trio._addresses import bind_first, first_route, own_endpoint, reachable_endpoints, source_host
 from macula_trio._authorisation import Allowance, read_rule
-from macula_trio._background import hidden_nursery, open_service_nursery
+from macula_trio._background import Background, hidden_nursery, open_service_nursery
 from macula_trio._config import NodeConfig, Role
 from macula_trio._dht.client import Bootstrap, DhtSettings
 from macula_trio._dht.owner import StoreReport
@@ -92,6 +92,7 @@ class Node:
             dial_deadline_s=config.dial_deadline_s,
             keepalive_s=config.keepalive_s,
         )
+        background = Background()  # one for both: it is a task less in every node
         self._dht = DhtService(
             credentials=credentials,
             transport=self._registry,
@@ -110,6 +111,7 @@ class Node:
                 value_ttl_s=config.value_ttl_s,
             ),
             storage=storage,
+            background=background,
         )
         self._registry.on_opened(self._dht.link_opened)
         self._registry.on_closed(self._dht.link_closed)
@@ -137,7 +139,9 @@ class Node:
             buffer=config.subscription_buffer,
             may_publish=Allowance(config.may_publish),
         )
-        self._membership = MembershipService(own=credentials.node_id, transport=self._registry, random_bytes=os.urandom)
+        self._membership = MembershipService(
+            own=credentials.node_id, transport=self._registry, random_bytes=os.urandom, background=background
+        )
         self._wall_clock_ms = network.wall_clock_ms
         self._quic: QuicEndpoint | None = None
         self._is_open = False
@@ -615,7 +619,6 @@ async def open_node(
                     services.start_soon(announcer.watch_route, name="watch our address")
                 await services.start(node._rpc.serve)
                 await services.start(node._dht.serve)
-                await services.start(node._membership.serve)
                 services.start_soon(node._watch_certificate, name="watch our certificate")
                 node._is_open = True
                 try:

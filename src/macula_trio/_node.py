@@ -18,7 +18,7 @@ import trio
 
 from macula_trio._addresses import bind_first, first_route, own_endpoint, reachable_endpoints, source_host
 from macula_trio._authorisation import Allowance, read_rule
-from macula_trio._background import hidden_nursery, open_service_nursery
+from macula_trio._background import Background, hidden_nursery, open_service_nursery
 from macula_trio._config import NodeConfig, Role
 from macula_trio._dht.client import Bootstrap, DhtSettings
 from macula_trio._dht.owner import StoreReport
@@ -95,7 +95,8 @@ class Node:
             dial_deadline_s=config.dial_deadline_s,
             keepalive_s=config.keepalive_s,
         )
-        self._per_message = PerMessageTransport(self._registry, events=self._events)
+        background = Background()  # one for several services: that is a few tasks less in every node
+        self._per_message = PerMessageTransport(self._registry, events=self._events, background=background)
         per_message = config.connections == "per-message"
         self._transport = transport = self._per_message if per_message else self._registry
         self._dht = DhtService(
@@ -116,6 +117,7 @@ class Node:
                 value_ttl_s=config.value_ttl_s,
             ),
             storage=storage,
+            background=background,
         )
         self._registry.on_opened(self._dht.link_opened)
         self._registry.on_closed(self._dht.link_closed)
@@ -147,6 +149,7 @@ class Node:
             own=credentials.node_id,
             transport=transport,
             closest=self._dht.closest,
+            background=background,
             judge=self._party.judge,
             events=self._events,
             settings=RoutingSettings(
@@ -166,7 +169,9 @@ class Node:
             make_identity=_new_identity,
             answer_probe=self._rpc.callee.answer_probe,
         )
-        self._membership = MembershipService(own=credentials.node_id, transport=transport, random_bytes=os.urandom)
+        self._membership = MembershipService(
+            own=credentials.node_id, transport=transport, random_bytes=os.urandom, background=background
+        )
         self._wall_clock_ms = network.wall_clock_ms
         self._quic: QuicEndpoint | None = None
         self._is_open = False
@@ -666,15 +671,12 @@ async def open_node(
             async with open_service_nursery() as services:
                 await services.start(quic.serve)
                 await services.start(partial(node._registry.serve, quic))
-                await services.start(node._per_message.serve)
                 if config.advertise is None and is_unspecified(hosts[0]):
                     announcer = node._announcer(partial(source_host, network, socket, route), socket.address[1])
                     services.start_soon(announcer.watch_route, name="watch our address")
                 await services.start(node._rpc.serve)
-                await services.start(node._router.serve)
                 await services.start(node._pubsub.serve)
                 await services.start(node._dht.serve)
-                await services.start(node._membership.serve)
                 services.start_soon(node._watch_certificate, name="watch our certificate")
                 node._is_open = True
                 try:

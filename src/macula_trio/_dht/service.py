@@ -69,6 +69,7 @@ class DhtService:
       judge: whose values count.
       settings: see `DhtSettings`.
       storage: keeps the values that we hold over a restart.
+      background: takes what goes on behind the scenes; `serve` owns it.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class DhtService:
         judge: TrustJudge,
         settings: DhtSettings,
         storage: Storage,
+        background: Background | None = None,
     ) -> None:
         self._own = credentials.node_id
         self._transport = transport
@@ -101,7 +103,7 @@ class DhtService:
         self._passing = 0
         self._resolve = resolve
         self._is_telling = self._has_to_tell = False  # our neighbours, that we have moved
-        self._background = Background()
+        self._background = background or Background()
         self.client = DhtClient(
             own=self._own,
             transport=transport,
@@ -339,11 +341,9 @@ class DhtService:
         found: dict[NodeId, str] = {}
 
         async def resolve(owner: NodeId, endpoint: str) -> None:
-            with trio.move_on_after(self._settings.query_deadline_s):
-                try:
+            with contextlib.suppress(OSError, ValueError):  # dialing says what is wrong with it
+                with trio.move_on_after(self._settings.query_deadline_s):
                     found[owner] = (await self._resolve(endpoint))[0]
-                except (OSError, ValueError):
-                    return  # dialing says what is wrong with it
 
         unsigned = [record for record in records if not record.signed][:NAMES_MAX]
         if unsigned:

@@ -31,20 +31,24 @@ class MembershipService:
       own: our id.
       transport: where links come from.
       random_bytes: for PINGs that are unlike every other.
+      background: takes probes; owned by another service of the node, as they are rare.
     """
 
-    def __init__(self, *, own: NodeId, transport: LinkTransport, random_bytes: Callable[[int], bytes]) -> None:
+    def __init__(
+        self,
+        *,
+        own: NodeId,
+        transport: LinkTransport,
+        random_bytes: Callable[[int], bytes],
+        background: Background,
+    ) -> None:
         self._own = own
         self._transport = transport
         self._random_bytes = random_bytes
-        self._background = Background()
+        self._background = background
         self._probing: Counter[bytes | str] = Counter()
         transport.handle(wire.SwimPing, self._on_ping)
         transport.handle(wire.SwimPingReq, self._on_ping_request)
-
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Own the probes until cancelled."""
-        await self._background.serve(task_status=task_status)
 
     def _on_ping(self, link: Link, ping: wire.SwimPing) -> None:
         link.send_nowait(wire.SwimAck(from_=self._own, seq=ping.seq))

@@ -40,18 +40,15 @@ class PerMessageTransport:
     Args:
       registry: dials, and knows what others have dialed.
       events: where messages are told that may not have arrived.
+      background: owns the connections.
     """
 
-    def __init__(self, registry: LinkRegistry, *, events: EventBus) -> None:
+    def __init__(self, registry: LinkRegistry, *, events: EventBus, background: Background) -> None:
         self._registry = registry
         self._events = events
-        self._background = Background()
+        self._background = background
         self._turns: dict[NodeId | str, _Turns] = {}
         self.lost = 0
-
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Own the connections until cancelled."""
-        await self._background.serve(task_status=task_status)
 
     def handle(self, message_type: type[MessageT], handler: MessageHandler[MessageT]) -> None:
         """Hand messages of this type to ``handler``."""

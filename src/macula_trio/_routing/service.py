@@ -64,6 +64,7 @@ class Router:
       own: our id.
       transport: where links come from.
       closest: the nodes that we know, those closest to an id first.
+      background: takes what is being forwarded.
       judge: whose envelopes, and for whom, go nowhere.
       events: where refusals are told.
       settings: times and bounds.
@@ -78,6 +79,7 @@ class Router:
         own: NodeId,
         transport: LinkTransport,
         closest: Callable[[NodeId], Iterable[Contact]],
+        background: Background,
         judge: Judge,
         events: EventBus,
         settings: RoutingSettings,
@@ -94,7 +96,7 @@ class Router:
         self._take_call = take_call
         self._take_cancel = take_cancel
         self._take_message = take_message
-        self._background = Background()
+        self._background = background
         self._scopes: dict[CallKey, trio.CancelScope] = {}
         self._asked: set[tuple[bytes, bytes]] = set()  # source and id of calls on their way, ours included
         self._under_way: Counter[object] = Counter()  # envelopes, by who brought them
@@ -103,10 +105,6 @@ class Router:
         transport.handle(wire.RpcRoute, self._on_rpc)
         transport.handle(wire.PubsubRoute, self._on_message)
         transport.handle(wire.Cancel, self._on_cancel)
-
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Own what is being forwarded until cancelled."""
-        await self._background.serve(task_status=task_status)
 
     # -- what comes in ----------------------------------------------------------------------------------------------
 

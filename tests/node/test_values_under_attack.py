@@ -172,7 +172,7 @@ class Scene:
             assert await node.find_value(KEY) == [expected]
             assert await node.find_value(OTHER_KEY) == []
             contacts = [Contact(node_id=self.owner.node_id, endpoint=self.owner.endpoint)]
-            assert await node._dht.find(KEY, "service") == contacts
+            assert [advert.contact for advert in await node._dht.find(KEY, "service")] == contacts
             assert await node._dht.find(KEY, "subscriber") == []
         async with self.replica.advertise("still.here", answer):
             assert await self.reader.call("still.here") == "yes"

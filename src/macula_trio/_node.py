@@ -513,6 +513,8 @@ class Node:
             calls_forbidden=self._rpc.callee.forbidden,
             messages_forbidden=self._pubsub.forbidden,
             envelopes_refused=self._rpc.callee.envelopes_refused + self._pubsub.envelopes_refused,
+            clients=self._pubsub.clients.count,
+            client_messages_dropped=self._pubsub.clients.dropped,
         )
 
     def _announcer(self, source_host: Callable[[], str], port: int) -> Announcer:

@@ -57,6 +57,8 @@ class NodeStatistics:
       calls_forbidden: calls and casts refused because of who made them.
       messages_forbidden: dropped because of who published them.
       envelopes_refused: forwarded calls and messages that went too far, or were not for us.
+      clients: links on which somebody has subscribed by SUBSCRIBE, as v0.8 does.
+      client_messages_dropped: messages to such clients, or from them, that went no further.
     """
 
     frames_sent: Mapping[str, int]
@@ -77,6 +79,8 @@ class NodeStatistics:
     calls_forbidden: int
     messages_forbidden: int
     envelopes_refused: int
+    clients: int
+    client_messages_dropped: int
 
 
 class EventStream:

@@ -42,6 +42,10 @@ class OneStream:
         return self._link.peer_host
 
     @property
+    def whole(self) -> QuicLink:
+        return self._link
+
+    @property
     def capabilities(self) -> frozenset[str]:
         return self._link.capabilities
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import attrs
 import trio
@@ -138,6 +138,11 @@ class FrameLink:
     def verified(self) -> bool:
         """True once the peer has said who it is."""
         return self.node_id is not None
+
+    @property
+    def whole(self) -> Self:
+        """Itself: nothing here has streams."""
+        return self
 
     @property
     def proven_endpoint(self) -> str | None:

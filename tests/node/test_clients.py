@@ -397,3 +397,27 @@ async def test_before_it_has_proven_itself_nobody_subscribes(autojump_clock: Clo
         await trio.sleep(1)
         assert gateway.statistics().clients == 0
         assert peer.closed.is_set()
+
+
+async def test_a_pattern_that_cannot_be_advertised_is_told_and_still_serves_what_comes_here(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = SimNetwork()
+
+    def no_room(*_: object) -> None:
+        raise macula.PayloadTooLarge(size=5000, limit=4096)
+
+    async with open_mesh(1, network=network, config=UNVERIFIED) as (gateway,), client(network, gateway) as peer:
+        monkeypatch.setattr(gateway._dht, "advertised", no_room)
+        events = watch(gateway)
+        peer.say(wire.Unsubscribe(topics=("t.*",)))  # it has none yet
+        peer.say(wire.Subscribe(topics=("t.*",)))
+        await trio.sleep(0.2)
+        (fact,) = facts(events, "pubsub.client_unadvertised")
+        assert fact == {"pattern": "t.*", "reason": "payload of 5000 bytes, limit 4096"}
+        await gateway.publish("t.x", 1)
+        await trio.sleep(0.1)
+        assert payloads(peer) == [1]
+        peer.say(wire.Unsubscribe(topics=("t.*",)))
+        await trio.sleep(0.1)
+        assert gateway.statistics().clients == 0

@@ -213,8 +213,9 @@ class NodeConfig:
       handlers_max: calls running here at once, in all.
       handlers_per_caller_max: calls of one node running here at once; 512, or all if that is less.
       subscription_buffer: messages that wait in one subscription before the oldest is dropped.
-      may_publish: who may publish to the subscriptions here, ourselves apart: None for everybody whom ``trust`` lets
-        in, ids, or a plain function of publisher and topic, which is called once per message and must not block.
+      may_publish: who may publish to the subscriptions here, or by way of us to others, ourselves apart: None for
+        everybody whom ``trust`` lets in, ids, or a plain function of publisher and topic, which is called once per
+        message and must not block.
         Who has proven nothing, or comes through another node, may not when this is set; a function that fails
         means no.
 

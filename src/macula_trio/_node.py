@@ -140,6 +140,7 @@ class Node:
             own=credentials.node_id,
             transport=transport,
             directory=self._dht,
+            background=background,
             events=self._events,
             random_bytes=os.urandom,
             buffer=config.subscription_buffer,
@@ -572,6 +573,8 @@ class Node:
             messages_forbidden=self._pubsub.forbidden,
             envelopes_refused=self._router.refused,
             envelopes_forwarded=self._router.forwarded,
+            clients=self._pubsub.clients.count,
+            client_messages_dropped=self._pubsub.clients.dropped,
         )
 
     def _announcer(self, source_host: Callable[[], str], port: int) -> Announcer:
@@ -675,7 +678,6 @@ async def open_node(
                     announcer = node._announcer(partial(source_host, network, socket, route), socket.address[1])
                     services.start_soon(announcer.watch_route, name="watch our address")
                 await services.start(node._rpc.serve)
-                await services.start(node._pubsub.serve)
                 await services.start(node._dht.serve)
                 services.start_soon(node._watch_certificate, name="watch our certificate")
                 node._is_open = True

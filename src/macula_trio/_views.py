@@ -59,6 +59,8 @@ class NodeStatistics:
       envelopes_refused: of calls and messages through other nodes, those that went too far or that nobody waits for,
         and those for others that could not go on.
       envelopes_forwarded: of those for others, how many went on; calls count when they are answered.
+      clients: links on which somebody has subscribed by SUBSCRIBE, as v0.8 does.
+      client_messages_dropped: messages to such clients, or from them, that went no further.
     """
 
     frames_sent: Mapping[str, int]
@@ -80,6 +82,8 @@ class NodeStatistics:
     messages_forbidden: int
     envelopes_refused: int
     envelopes_forwarded: int
+    clients: int
+    client_messages_dropped: int
 
 
 class EventStream:

@@ -172,6 +172,11 @@ class Link(Protocol):
         ...
 
     @property
+    def whole(self) -> Link:
+        """The link itself, of which this may be the view of one stream."""
+        ...
+
+    @property
     def capabilities(self) -> frozenset[str]:
         """What the peer announced, such as ``"leaf"`` or ``"msgpack"``."""
         ...

@@ -213,11 +213,13 @@ async def test_a_function_judges_the_topic_that_a_message_is_delivered_under(aut
         hidden = attrs.evolve(PUBLISH, topic="a.c")
         link.send_nowait(pubsub_route(subscriber, hidden, topic="a.b", source_node_id=FRIEND))
         link.send_nowait(pubsub_route(subscriber, source_node_id=FRIEND))
-        link.send_nowait(attrs.evolve(PUBLISH, topic="nobody.wants.it"))
+        unwanted = attrs.evolve(PUBLISH, topic="nobody.wants.it")
+        link.send_nowait(pubsub_route(subscriber, unwanted, source_node_id=FRIEND))
+        link.send_nowait(attrs.evolve(PUBLISH, topic="others.may.want.it"))
         assert await received(one) == [(1, FRIEND, None)]
         assert await received(other) == []
-        assert asked == ["a.c", "a.b"], "and not about what nobody subscribes to"
-        assert subscriber.statistics().messages_forbidden == 1
+        assert asked == ["a.c", "a.b", "others.may.want.it"], "and not about what goes no further than here"
+        assert subscriber.statistics().messages_forbidden == 2
 
 
 @pytest.mark.parametrize("answer", [lambda *_: 1 // 0, lambda *_: "yes"], ids=["raises", "no bool"])

@@ -190,7 +190,10 @@ def test_each_node_is_chosen_once_in_the_order_in_which_they_were_found() -> Non
         [Found(one, ("a.c.*", "a.*")), Found(two, ("a.*", "a.**")), Found(three, ("a.*.*",))],
         [Found(one, ("**",))],
     ]
+    elsewhere = Contact(node_id=two.node_id, endpoint="10.0.0.2:9443")
+    places.append([Found(elsewhere, ("a.b",) * 3)])
     assert choose("a.b", places) == adverts.Choice((two, one), frozenset(), 0)
+    assert choose("a.b", [places[0], places[-1]], segments_max=0) == adverts.Choice((two,), frozenset(), 0)
     assert choose("a.b", []) == adverts.Choice((), frozenset(), 0)
 
 

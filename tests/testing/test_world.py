@@ -191,13 +191,13 @@ def test_an_honest_mesh_breaks_nothing() -> None:
 
 
 def test_a_planted_duplicate_delivery_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = PubSubService._on_route
+    honest = PubSubService.take_route
 
     def twice(self: PubSubService, link: Link, route: wire.PubsubRoute) -> None:
         honest(self, link, route)
         honest(self, link, route)
 
-    monkeypatch.setattr(PubSubService, "_on_route", twice)
+    monkeypatch.setattr(PubSubService, "take_route", twice)
     outcome = run_scenario(calls_and_messages)
     assert outcome.error_kind == f"invariant:{MESSAGE_ONCE}"
     assert outcome.error is not None
@@ -400,7 +400,7 @@ def test_a_bug_in_a_node_ends_the_run_as_what_it_is(monkeypatch: pytest.MonkeyPa
     def broken(*_: object) -> None:
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr(PubSubService, "_on_route", broken)
+    monkeypatch.setattr(PubSubService, "take_route", broken)
     outcome = run_scenario(calls_and_messages)
     assert outcome.error_kind == "exception:ZeroDivisionError"
 

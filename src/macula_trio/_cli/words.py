@@ -249,6 +249,9 @@ TELLINGS: Final[Mapping[str, Telling]] = {
     "clock.differs": Telling(words=_said("meets {}, whose clock is {} s ahead", "peer", "ahead_s"), by=("ahead_s",)),
     "dht.rate_limited": Telling(words=_said("is asked too much by {}", "peer"), by=("request",)),
     "dht.endpoint_refuted": Telling(words=_said("does not find {} at {}", "peer", "endpoint")),
+    "dht.value_not_passed_on": Telling(words=_said("is too busy to pass on a value of {}", "owner"), by=("owner",)),
+    "health.failed": Telling(words=_said("finds itself unwell: {}", "reason"), by=("reason",)),
+    "message.unconfirmed": Telling(words=_said("does not know whether {} got a message: {}", "peer", "reason")),
     "rpc.called": Telling(words=_called, by=("procedure",)),
     "rpc.failed": Telling(words=_said("failed to call {}: {}", "procedure", "reason"), by=("procedure",)),
     "rpc.started": Telling(words=_said("began to run {}", "procedure"), quiet=_always),
@@ -266,5 +269,8 @@ TELLINGS: Final[Mapping[str, Telling]] = {
     "pubsub.delivered": Telling(words=_delivered, by=("topic", "outcome")),
     "pubsub.refused": Telling(words=_said("refused a message on {}: {}", "topic", "reason"), by=("topic",)),
     "pubsub.forbidden": Telling(words=_said("did not let {} publish on {}", "publisher", "topic"), by=("topic",)),
+    "pubsub.patterns_unread": Telling(
+        words=_said("left {} patterns unread for {}", "patterns", "topic"), by=("topic",)
+    ),
     "pubsub.bad_payload": Telling(words=_said("could not read a message on {}: {}", "topic", "reason")),
 }

@@ -201,6 +201,8 @@ class Connection:
         self._withheld_max = WITHHELD_UNPROVEN_MAX
         self._credit = InboundCredit(quic)
         self._share = TokenBucket(WORK_PER_S, WORK_BURST)
+        # Written, and not in a datagram yet: about, since datagrams carry other things, and some data twice.
+        self.unsent_bytes = 0
         self.path = path
         self.seen_at: Address = path[:2]  # of one that was accepted: where the peer is now, wherever it dialed from
         self.is_dialed = is_dialed
@@ -225,6 +227,7 @@ class Connection:
             return
         with self._endpoint._contained(self):
             self._quic.send_stream_data(stream_id, data, end_stream)
+        self.unsent_bytes += len(data)
         self._endpoint._mark_written(self)
 
     def worked(self, amount: int) -> None:
@@ -383,6 +386,7 @@ class QuicEndpoint:
         with self._contained(connection):
             pending = connection._quic.datagrams_to_send(now=trio.current_time())
             self.counters.datagrams_sent += len(pending)
+            connection.unsent_bytes = max(0, connection.unsent_bytes - sum(len(data) for data, _ in pending))
             if connection.is_dialed:
                 self._socket.send_batch([(data, connection.path) for data, _ in pending])
             else:

@@ -12,7 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import attrs
 import trio
@@ -20,7 +20,7 @@ import trio
 from macula_trio._events import EventBus
 from macula_trio._ids import NodeId
 from macula_trio._net.quic import CONTROL_STREAM, CloseReason, Connection
-from macula_trio._peer.backlog import Backlog
+from macula_trio._peer.backlog import WINDOW_BYTES, Backlog
 from macula_trio._peer.budget import LinkBudget
 from macula_trio._peer.handshake import (
     ANONYMOUS,
@@ -236,6 +236,11 @@ class QuicLink:
         return format_endpoint(self.peer_address) if self.is_dialed else None
 
     @property
+    def whole(self) -> Self:
+        """Itself; see `OneStream`."""
+        return self
+
+    @property
     def is_dialed(self) -> bool:
         """Whether we dialed it."""
         return self._connection.is_dialed
@@ -257,8 +262,11 @@ class QuicLink:
 
     @property
     def is_congested(self) -> bool:
-        """Whether more than 1 MiB is on its way."""
-        return self._backlog.is_congested
+        """Whether more than 1 MiB is on its way.
+
+        Who proves nothing may be v0.8, which does not survive our PINGs; of such a peer we know only what has left.
+        """
+        return self._backlog.is_congested if self.verified else self._connection.unsent_bytes > WINDOW_BYTES
 
     @property
     def peer_is_leaving(self) -> bool:
@@ -402,6 +410,8 @@ class QuicLink:
         """Cut frames and act on each."""
         self._has_control |= stream_id == CONTROL_STREAM
         self._heard_at, self._probed_at = trio.current_time(), None
+        if not self.verified:  # nothing else tells that it has taken something
+            self._tell_room()
         try:
             self._cut_frames(stream_id, data, end_stream=end_stream)
         except RemoteProtocolError as exc:
@@ -676,9 +686,12 @@ class QuicLink:
 
     def _probe_answered(self, timestamp: int) -> None:
         if self._backlog.answered(timestamp):
-            self._room.set()
-            self._room = trio.Event()
+            self._tell_room()
             self._watch_backlog()
+
+    def _tell_room(self) -> None:
+        self._room.set()
+        self._room = trio.Event()
 
 
 def _code(text: str) -> ErrorCode | None:

@@ -23,6 +23,10 @@ class LinkView:
     _link: QuicLink
 
     @property
+    def whole(self) -> QuicLink:
+        return self._link
+
+    @property
     def node_id(self) -> NodeId | None:
         return self._link.node_id
 

@@ -23,13 +23,15 @@ from macula_trio._events import EventBus
 from macula_trio._ids import Contact, NodeId, hex_or_none
 from macula_trio._peer.handshake import MSGPACK
 from macula_trio._pubsub.adverts import key_of, metadata_of, place_of, require_room
+from macula_trio._pubsub.clients import Clients
 from macula_trio._pubsub.index import PatternIndex
 from macula_trio._pubsub.interest import Interest
-from macula_trio._pubsub.topics import is_pattern, validate_pattern, validate_topic
+from macula_trio._pubsub.outgoing import NOBODY, Outgoing, Passing, Sameness, sameness_of
+from macula_trio._pubsub.topics import is_pattern, is_topic, validate_pattern, validate_topic
 from macula_trio._routing.routes import Carrier
 from macula_trio._util import clip, validate_headers
 from macula_trio._wire import messages as wire
-from macula_trio._wire.codec import CONTENT_JSON, CONTENT_MSGPACK, CONTENT_OCTETS, decode_payload, encode_payload
+from macula_trio._wire.codec import CONTENT_JSON, CONTENT_MSGPACK, decode_payload
 from macula_trio._wire.envelope import HOPS_MAX, Origin, origin_of
 from macula_trio.abc import Directory, Link, LinkTransport
 from macula_trio.errors import LocalProtocolError, PeerUnavailable, RemoteProtocolError, TrustError
@@ -39,6 +41,9 @@ logger = logging.getLogger("macula_trio.pubsub")
 SEQUENCES_MAX: Final = 65_536  # nodes whose count is remembered; for the one not sent to for longest it begins again
 FAN_OUT_MAX: Final = 64  # subscribers reached at once; each may need a dial
 DIRECT_SHARE_S: Final = 1.5  # of that, where another node may carry the message
+FORWARDS_MAX: Final = 64  # messages of clients on their way into the mesh; each may wait for a lookup and for dials
+PASSED_S: Final = 10.0  # messages of clients are remembered: twice as long as reaching a subscriber may take
+PASSED_MAX: Final = 65_536  # more than a node can receive meanwhile
 TARGET_DEADLINE_S: Final = 5.0  # for reaching one subscriber, as in v0.8, unless the caller's is sooner
 
 
@@ -165,11 +170,13 @@ class PubSubService:
 
     Attributes:
       carrier: takes messages to subscribers that cannot be reached directly.
+      clients: who has subscribed on a link, as v0.8 does.
 
     Args:
       own: our id.
       transport: where links come from.
       directory: who wants what.
+      background: takes lookups, and what clients publish.
       events: where messages are told.
       random_bytes: for the first half of message ids, once.
       buffer: messages that wait in one subscription.
@@ -182,6 +189,7 @@ class PubSubService:
         own: NodeId,
         transport: LinkTransport,
         directory: Directory,
+        background: Background,
         events: EventBus,
         random_bytes: Callable[[int], bytes],
         buffer: int,
@@ -199,18 +207,24 @@ class PubSubService:
         self._published = self._subscribed = 0
         self._sequences: dict[NodeId, int] = {}
         self._subscriptions = PatternIndex[Subscription]()
-        self._background = Background()
+        self._background = background
         self._interest = Interest(directory=directory, background=self._background, events=events)
+        self.clients = Clients(
+            own=own,
+            transport=transport,
+            directory=directory,
+            background=self._background,
+            events=events,
+            beside=self._subscriptions.beside,
+        )
+        self._forwarding = 0
+        self._passed: dict[Sameness, float] = {}
         transport.handle(wire.Publish, self._on_publish)
 
     @property
     def forbidden(self) -> int:
         """Messages that were dropped because of who published them."""
         return self._forbidden
-
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Own what goes on behind the scenes until cancelled."""
-        await self._background.serve(task_status=task_status)
 
     # -- the subscriber -------------------------------------------------------------------------------------------
 
@@ -223,7 +237,7 @@ class PubSubService:
         if buffer is not None and buffer < 1:
             raise ValueError(f"buffer: {buffer!r} messages is too few; at least one must fit")
         if is_pattern(topic):
-            require_room(self._subscriptions.beside(topic), topic)
+            require_room([*self._subscriptions.beside(topic), *self.clients.beside(topic)], topic)
         self._subscribed += 1
         subscription = Subscription(topic, self._buffer if buffer is None else buffer, number=self._subscribed)
         self._subscriptions.add(topic, subscription)
@@ -240,34 +254,52 @@ class PubSubService:
         self._receive(route.payload, origin_of(link, route.source_node_id), sequence=route.delivery_seq or 0)
 
     def _on_publish(self, link: Link, message: wire.Publish) -> None:
-        """A bare PUBLISH, as v0.8 sends it and `send_message` can."""
-        self._receive(message, origin_of(link), sequence=0)
+        """A bare PUBLISH, as clients of v0.8 send it and `send_message` can: for us, and for the mesh.
+
+        Ours alone goes onwards: what comes in a PUBSUB_ROUTE has been sent to everybody by its publisher.
+        """
+        origin = origin_of(link)
+        if not is_topic(message.topic):
+            self.clients.drop(link, message, "no_topic")
+        elif self._is_permitted(message, origin):
+            passes_on = self._is_new(message)
+            self._deliver(message, origin, sequence=0, to_clients=passes_on)
+            if passes_on:
+                self._forward(link, message, origin)
+            else:
+                self.clients.drop(link, message, "repeated")
 
     def _receive(self, message: wire.Publish, origin: Origin, *, sequence: int) -> None:
         """Take a message of somebody else's, if that is allowed; judged by the topic that it is delivered under."""
-        if not self._subscriptions.wanting(message.topic):
+        if not self._subscriptions.wanting(message.topic) and not self.clients.want(message.topic):
             return  # and the application's rule meets no topic that nobody here has asked for
+        if self._is_permitted(message, origin):
+            self._deliver(message, origin, sequence=sequence)
 
+    def _is_permitted(self, message: wire.Publish, origin: Origin) -> bool:
         def note_failure(error: Exception) -> None:
             logger.error("may_publish failed for %s, which is a refusal", message.topic, exc_info=error)
 
         if self._may_publish.permits(origin.node_id, message.topic, failed=note_failure):
-            self._deliver(message, origin, sequence=sequence)
-            return
+            return True
         self._forbidden += 1
         self._events.emit(
             "pubsub.forbidden", topic=message.topic, publisher=hex_or_none(origin.node_id), via=hex_or_none(origin.via)
         )
+        return False
 
-    def _deliver(self, message: wire.Publish, origin: Origin, *, sequence: int) -> Outcome | None:
-        """Hand a message to every subscription that wants its topic, once to each; None when there is none."""
-        outcome: Outcome | None = None
+    def _deliver(
+        self, message: wire.Publish, origin: Origin, *, sequence: int, to_clients: bool = True
+    ) -> Outcome | None:
+        """Hand a message to every subscription and client that wants its topic, once to each; None without any."""
+        sent = self.clients.deliver(message) if to_clients else None
+        outcome: Outcome | None = None if sent is None else Outcome.QUEUED if sent else Outcome.DROPPED
         for subscription in self._subscriptions.wanting(message.topic):
             try:
                 payload = decode_payload(message.payload, message.content_type)  # each gets a copy of its own
             except RemoteProtocolError as exc:
                 self._events.emit("pubsub.bad_payload", topic=message.topic, reason=clip(str(exc)))
-                return None
+                return outcome
             fits = subscription._deliver(
                 Message(
                     topic=message.topic,
@@ -294,26 +326,14 @@ class PubSubService:
     async def publish(self, topic: str, payload: object, *, headers: Mapping[str, str] | None) -> PublishReport:
         """Send a message to everybody who subscribes to a topic; see `Node.publish`."""
         validate_topic(topic)
-        message = _Outgoing(topic, payload, self._next_message_id(), validate_headers(headers) if headers else None)
+        message = Outgoing(topic, payload, self._next_message_id(), validate_headers(headers) if headers else None)
         started = trio.current_time()
         outcomes: dict[NodeId, Outcome] = {}
         encoded, sequence = message.encoded(CONTENT_MSGPACK), self._next_sequence(self._own)
         here = self._deliver(encoded, Origin(node_id=self._own), sequence=sequence)
         if here is not None:
             outcomes[self._own] = here
-        contacts = [c for c in await self._interest.in_topic(topic) if c.node_id != self._own]
-        outcomes.update(dict.fromkeys((c.node_id for c in contacts), Outcome.UNREACHABLE))
-
-        limiter = trio.CapacityLimiter(FAN_OUT_MAX)
-
-        async def send(contact: Contact) -> None:
-            async with limiter:
-                with trio.move_on_after(TARGET_DEADLINE_S):
-                    outcomes[contact.node_id] = await self._send(contact, message)
-
-        async with trio.open_nursery() as nursery:
-            for contact in contacts:
-                nursery.start_soon(send, contact, name=f"publish {topic} to {contact.node_id.short}")
+        await self._fan_out(message, outcomes)
         self._events.emit(
             "pubsub.published",
             topic=topic,
@@ -324,7 +344,57 @@ class PubSubService:
         )
         return PublishReport(topic=topic, message_id=message.message_id, outcomes=outcomes)
 
-    async def _send(self, contact: Contact, message: _Outgoing) -> Outcome:
+    async def _fan_out(self, message: Outgoing | Passing, outcomes: dict[NodeId, Outcome]) -> None:
+        """Send a message to all other nodes that want it, and note what became of it at each."""
+        contacts = [c for c in await self._interest.in_topic(message.topic) if c.node_id != self._own]
+        outcomes.update(dict.fromkeys((c.node_id for c in contacts), Outcome.UNREACHABLE))
+        limiter = trio.CapacityLimiter(FAN_OUT_MAX)
+
+        async def send(contact: Contact) -> None:
+            async with limiter:
+                with trio.move_on_after(TARGET_DEADLINE_S):
+                    outcomes[contact.node_id] = await self._send(contact, message)
+
+        async with trio.open_nursery() as nursery:
+            for contact in contacts:
+                nursery.start_soon(send, contact, name=f"publish {message.topic} to {contact.node_id.short}")
+
+    def _forward(self, link: Link, message: wire.Publish, origin: Origin) -> None:
+        """Send what a client has published to the mesh, behind the scenes."""
+        passing = Passing(message, origin.node_id or NOBODY)
+        if self._forwarding >= FORWARDS_MAX:
+            self.clients.drop(link, message, "busy")
+            del self._passed[sameness_of(message)]  # the client may try again
+        elif self._background.start_soon(self._forward_one, passing, name=f"publish {message.topic} for a client"):
+            self._forwarding += 1
+
+    def _is_new(self, message: wire.Publish) -> bool:
+        """Whether a client's message was not here before; remembers it.
+
+        A node of ours that subscribed as a client gets PUBLISHes, too, and takes them for a client's: without this two
+        such nodes would send a message back and forth for ever.
+        """
+        now, same = trio.current_time(), sameness_of(message)
+        was_here = self._passed.pop(same, -math.inf) + PASSED_S > now
+        self._passed[same] = now
+        if len(self._passed) > PASSED_MAX:
+            del self._passed[next(iter(self._passed))]
+        return not was_here
+
+    async def _forward_one(self, message: Passing) -> None:
+        outcomes: dict[NodeId, Outcome] = {}
+        try:
+            await self._fan_out(message, outcomes)
+        finally:
+            self._forwarding -= 1
+        self._events.emit(
+            "pubsub.client_published",
+            topic=message.topic,
+            message_id=message.message.message_id.hex(),
+            targets=[node_id.hex() for node_id in outcomes],
+        )
+
+    async def _send(self, contact: Contact, message: Outgoing | Passing) -> Outcome:
         """Bring a message to one node: straight, or over others if it takes that."""
         may_go_round = self.carrier is not None and self._interest.takes_routed(message.topic, contact.node_id)
         try:
@@ -339,23 +409,23 @@ class PubSubService:
             outcome = Outcome.UNREACHABLE
         except TrustError:
             outcome = Outcome.REJECTED
-        except LocalProtocolError:
+        except (LocalProtocolError, RemoteProtocolError):
             return Outcome.REJECTED
         return await self._carry(contact, message) or outcome if may_go_round else outcome
 
-    async def _carry(self, contact: Contact, message: _Outgoing) -> Outcome | None:
+    async def _carry(self, contact: Contact, message: Outgoing | Passing) -> Outcome | None:
         """Let other nodes carry a message; None when nobody takes it."""
         assert self.carrier is not None
         try:
             is_on_its_way = await self.carrier.carry_message(self._envelope(contact, message, CONTENT_JSON))
-        except (TrustError, LocalProtocolError):
+        except (TrustError, LocalProtocolError, RemoteProtocolError):
             return Outcome.REJECTED
         return Outcome.FORWARDED if is_on_its_way else None
 
-    def _envelope(self, contact: Contact, message: _Outgoing, content_type: str) -> wire.PubsubRoute:
+    def _envelope(self, contact: Contact, message: Outgoing | Passing, content_type: str) -> wire.PubsubRoute:
         return wire.PubsubRoute(
             destination_node_id=contact.node_id,
-            source_node_id=self._own,
+            source_node_id=message.source or self._own,
             hop_count=0,
             max_hops=HOPS_MAX,
             topic=message.topic,
@@ -378,27 +448,3 @@ class PubSubService:
             del self._sequences[next(iter(self._sequences))]
         self._sequences[target] = sequence
         return sequence
-
-
-@attrs.define(eq=False)
-class _Outgoing:
-    """One message on its way out; encoded at most once per content type."""
-
-    topic: str
-    payload: object
-    message_id: bytes
-    headers: dict[str, str] | None
-    _encoded: dict[str, wire.Publish] = attrs.field(factory=dict, init=False)
-
-    def encoded(self, content_type: str) -> wire.Publish:
-        if isinstance(self.payload, bytes):
-            content_type = CONTENT_OCTETS
-        if content_type not in self._encoded:
-            self._encoded[content_type] = wire.Publish(
-                topic=self.topic,
-                payload=encode_payload(self.payload, content_type),
-                message_id=self.message_id,
-                content_type=content_type,
-                headers=self.headers,
-            )
-        return self._encoded[content_type]

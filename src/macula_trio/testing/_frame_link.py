@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import attrs
 import trio
@@ -143,6 +143,11 @@ class FrameLink:
     def dialed_endpoint(self) -> str | None:
         """Where we dialed it; None when the peer dialed us."""
         return self.endpoint if self.is_dialed else None
+
+    @property
+    def whole(self) -> Self:
+        """Itself: nothing here has streams."""
+        return self
 
     @property
     def proven_endpoint(self) -> str | None:

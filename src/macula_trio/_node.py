@@ -157,6 +157,7 @@ class Node:
                 timeout_default_s=config.call_timeout_default_s,
                 timeout_max_s=config.call_timeout_max_s,
                 leaf=config.leaf,
+                stray_replies=trust.kind == "unverified",
             ),
             take_call=self._rpc.callee.take,
             take_cancel=self._rpc.callee.cancel,

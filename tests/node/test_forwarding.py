@@ -13,6 +13,7 @@ from authorisation_tools import (
     CONFIG,
     FORWARDER_ID,
     STRANGER_ID,
+    UNVERIFIED,
     Handler,
     Sleeper,
     facts,
@@ -254,14 +255,41 @@ async def test_a_message_for_another_node_is_forwarded(autojump_clock: Clock) ->
         assert forwarder.statistics().envelopes_forwarded == 1
 
 
-async def test_an_answer_for_another_node_is_forwarded_too(autojump_clock: Clock) -> None:
+async def test_an_answer_for_another_node_is_forwarded_where_nobody_proves_anything(autojump_clock: Clock) -> None:
     network = SimNetwork()
-    async with open_mesh(2, network=network) as (forwarder, other), outsider(network, forwarder) as source:
+    async with (
+        open_mesh(2, network=network, config=UNVERIFIED) as (forwarder, other),
+        outsider(network, forwarder) as source,
+    ):
         source.say(rpc_route(other, payload_type="reply", payload=wire.Reply(call_id=bytes(16), result=b"1")))
         await trio.sleep(0.5)
         assert forwarder.statistics().envelopes_forwarded == 1
         assert other.statistics().frames_received["RPC_ROUTE"] == 1
         assert other.statistics().envelopes_refused == 1, "nobody there waits for it"
+
+
+async def test_nobody_answers_who_was_not_asked(autojump_clock: Clock) -> None:
+    sleeper = Sleeper()
+    network = SimNetwork()
+    async with (
+        open_mesh(4, network=network) as nodes,
+        nodes[0].advertise("a.b", sleeper, allow_routed=True),
+        outsider(network, nodes[2]) as one,
+        outsider(network, nodes[3], number=11) as other,
+        trio.open_nursery() as nursery,
+    ):
+        provider, caller, *_ = nodes
+        keep_out(provider, caller, nodes)
+        await trio.sleep(1)
+        nursery.start_soon(caller.call, "a.b")
+        await trio.sleep(1)
+        forged = wire.Reply(call_id=sleeper.calls[0].call_id, result=b'"forged"')
+        for liar in (one, other):
+            ends = {"destination_node_id": caller.node_id, "source_node_id": provider.node_id}
+            liar.say(rpc_route(provider, payload_type="reply", payload=forged, **ends))
+        await trio.sleep(0.5)
+        assert caller.statistics().frames_received.get("RPC_ROUTE", 0) == 0
+        sleeper.release.set()
 
 
 async def test_an_answer_that_nobody_waits_for_is_refused(autojump_clock: Clock) -> None:

@@ -269,6 +269,13 @@ TELLINGS: Final[Mapping[str, Telling]] = {
     "pubsub.delivered": Telling(words=_delivered, by=("topic", "outcome")),
     "pubsub.refused": Telling(words=_said("refused a message on {}: {}", "topic", "reason"), by=("topic",)),
     "pubsub.forbidden": Telling(words=_said("did not let {} publish on {}", "publisher", "topic"), by=("topic",)),
+    "pubsub.client_subscribed": Telling(words=_said("lets {} subscribe to {}", "host", "pattern"), by=("pattern",)),
+    "pubsub.client_unsubscribed": Telling(words=_said("lets {} go from {}", "host", "pattern"), by=("pattern",)),
+    "pubsub.client_refused": Telling(words=_said("refuses {} its {}: {}", "host", "pattern", "reason")),
+    "pubsub.client_unadvertised": Telling(words=_said("cannot be found for {}: {}", "pattern", "reason")),
+    "pubsub.client_dropped": Telling(words=_said("dropped a message on {}: {}", "topic", "reason"), by=("topic",)),
+    "pubsub.client_published": Telling(words=_said("passed on a message on {}", "topic"), by=("topic",)),
+    "pubsub.client_sent": Telling(words=_said("sent a client a message on {}", "topic"), quiet=_always),
     "pubsub.patterns_unread": Telling(
         words=_said("left {} patterns unread for {}", "patterns", "topic"), by=("topic",)
     ),

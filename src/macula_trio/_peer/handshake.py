@@ -197,7 +197,7 @@ def accept_pong(party: LocalParty, pong: Pong, *, binding: bytes, peer: NodeId |
         raise TrustError("peer answers to another node than us", code=ErrorCode.WRONG_PEER)
     remote = _judge(party, pong, "listener", binding=binding, addressed_to=own, now_ms=now_ms)
     if remote.node_id is None:
-        return attrs.evolve(remote, node_id=peer)
+        return judge_again(party, attrs.evolve(remote, node_id=peer), is_dialed=True, now_ms=now_ms)
     if peer is not None and remote.node_id != peer:
         raise TrustError(f"dialed node {peer}, but node {remote.node_id} answered", code=ErrorCode.WRONG_PEER)
     if remote.verified and pong.server_time is not None:

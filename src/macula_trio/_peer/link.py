@@ -58,7 +58,8 @@ logger = logging.getLogger("macula_trio.link")
 BUFFERED_BYTES_MAX: Final = 4 * 1024 * 1024  # of unfinished frames on all streams of one link
 ASKS_MAX: Final = 4096  # unanswered requests of ours on one link; each is remembered until its end
 STREAMS_MAX: Final = 128  # on which a peer may begin a frame at once: v0.8 uses up to 100, each may hold a frame
-UNVERIFIED_STREAMS_MAX: Final = 90  # of one connection that we dialed to a v0.8 peer, which bears 100
+V08_STREAMS_MAX: Final = 100  # of one connection, which a v0.8 peer then ends
+UNVERIFIED_STREAMS_MAX: Final = 45  # messages on a connection that we dialed to such a peer: a CALL may need a CANCEL
 UNASKED: Final = -1  # timestamp of what needs no answer, or is none; questions of callers count from 0 up
 SELVES_MAX: Final = 64  # connections with ourselves that are remembered until our other end has heard of it
 
@@ -140,6 +141,7 @@ class _Pending:
     """One request of ours that waits for its reply."""
 
     reply_type: type[Message]
+    stream_id: int
     done: trio.Event = attrs.field(factory=trio.Event)
     outcome: Message | MeshError | None = None
 
@@ -176,6 +178,7 @@ class QuicLink:
         self._heard_at = trio.current_time()
         self._budget = LinkBudget()
         self._probed_at: float | None = None
+        self._reserved = 0
         self._told_address: Address | None = None  # where we told a peer that dialed us that we see it
 
     # -- what others see ----------------------------------------------------------------------------------------
@@ -285,16 +288,27 @@ class QuicLink:
         if self._error is not None and self._peer is None:
             raise self._error
 
+    def reserve(self) -> bool:
+        """Take the place of one more message on a link to a v0.8 peer that we dialed; False when it is worn out."""
+        if self._reserved >= UNVERIFIED_STREAMS_MAX:
+            return False
+        self._reserved += 1
+        return True
+
     @property
     def takes_more(self) -> bool:
-        """Whether we dialed it, and a v0.8 peer would still read what we send: it ends after 100 streams."""
-        return self.is_dialed and self._connection.open_stream() < 4 * UNVERIFIED_STREAMS_MAX
+        """Whether we dialed it, and `reserve` has places left."""
+        return self.is_dialed and self._reserved < UNVERIFIED_STREAMS_MAX
 
     @property
     def _stream(self) -> int:
         """For what we say on our own: the control stream; to a v0.8 peer, which reads a stream whole, a new one."""
-        apart = self._state is LinkState.LIVE and self.is_dialed and not self.verified
-        return self._connection.open_stream() if apart else CONTROL_STREAM
+        if not (self._state is LinkState.LIVE and self.is_dialed and not self.verified):
+            return CONTROL_STREAM
+        stream_id = self._connection.open_stream()
+        if stream_id >= 4 * V08_STREAMS_MAX:
+            raise NotSent(f"{self._label()} reads no more than {V08_STREAMS_MAX} streams of one connection")
+        return stream_id
 
     def send_nowait(self, message: Message) -> None:
         """Put one message on the way."""
@@ -318,9 +332,10 @@ class QuicLink:
         if len(self._pending) >= ASKS_MAX:
             raise NotSent(f"{self._label()}: {ASKS_MAX} requests are waiting for their answers already")
         await self.wait_writable()
-        pending = self._pending[key] = _Pending(reply_type)
+        stream_id = self._stream
+        pending = self._pending[key] = _Pending(reply_type, stream_id)
         try:
-            self.send_nowait(request)
+            self.send_on(stream_id, request)
             await pending.done.wait()
         finally:
             del self._pending[key]
@@ -580,7 +595,7 @@ class QuicLink:
             self._hear_observed(message)
             return
         if is_reply(message) or may_be_reply(message):
-            pending = self._pending_for(message)
+            pending = self._pending_for(stream_id, message)
             if pending is not None and pending.outcome is None:
                 pending.resolve(message)
                 return
@@ -602,11 +617,11 @@ class QuicLink:
         reply_stream = self._reply_stream(stream_id)
         handler(self if reply_stream == CONTROL_STREAM else OneStream(self, reply_stream), message)
 
-    def _pending_for(self, reply: Message) -> _Pending | None:
-        """Who waits for a reply: by what question and answer share, or by the type, as v0.8 sends nothing back."""
+    def _pending_for(self, stream_id: int, reply: Message) -> _Pending | None:
+        """Who waits for a reply: by what question and answer share, or by their stream, as v0.8 sends nothing back."""
         key = correlation_of(reply)
         if key is not None and key[1] is None and not self.verified:
-            waiting = (p for p in self._pending.values() if p.reply_type is type(reply) and p.outcome is None)
+            waiting = (p for p in self._pending.values() if p.stream_id == stream_id and p.reply_type is type(reply))
             return next(waiting, None)
         return None if key is None else self._pending.get(key)
 

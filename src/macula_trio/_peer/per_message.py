@@ -15,13 +15,14 @@ from macula_trio._background import Background
 from macula_trio._events import EventBus
 from macula_trio._ids import Contact, NodeId, hex_or_none
 from macula_trio._peer.link import QuicLink
-from macula_trio._peer.registry import LINKS_PER_PEER_MAX, LinkRegistry
+from macula_trio._peer.registry import PASSING_LINKS_PER_PEER_MAX, LinkRegistry
 from macula_trio._peer.views import OneMessage
 from macula_trio._wire.messages import Ping, Pong
 from macula_trio.abc import Link, LinkTransport, MessageHandler, MessageT
 from macula_trio.errors import MeshError, NotSent
 
-PER_PEER_MAX: Final = LINKS_PER_PEER_MAX // 2  # at once; the peer may have as many to us
+PER_PEER_MAX: Final = PASSING_LINKS_PER_PEER_MAX // 2 - 2  # at once; the peer may have as many to us
+TURN_DEADLINE_S: Final = 5.0  # for a turn: those who have theirs may be waiting for us
 UNUSED_S: Final = 1.0  # after which a connection is closed that was dialed and not used
 LINGER_S: Final = 0.1  # as in v0.8
 
@@ -75,7 +76,10 @@ class PerMessageTransport:
         owned = False
         try:
             owner = object()  # the place is given back by another task
-            await turns.limiter.acquire_on_behalf_of(owner)
+            with trio.move_on_after(TURN_DEADLINE_S) as patience:
+                await turns.limiter.acquire_on_behalf_of(owner)
+            if patience.cancelled_caught:
+                raise NotSent(f"{endpoint}: {PER_PEER_MAX} messages and questions are under way there already")
             try:
                 link = await self._registry.dial_anew(endpoint, expected=expected, trusted=trusted)
                 one = OneMessage(link)
@@ -119,11 +123,13 @@ class PerMessageTransport:
             await trio.sleep(LINGER_S)
             return
         try:
-            with trio.move_on_after(LINGER_S):
+            with trio.fail_after(LINGER_S):
                 await link.ask(Ping(timestamp=0), Pong)
-        except MeshError as exc:
+        except (MeshError, trio.TooSlowError) as exc:
             self.lost += 1
-            self._events.emit("message.unconfirmed", peer=hex_or_none(link.node_id), reason=str(exc))
+            self._events.emit(
+                "message.unconfirmed", peer=hex_or_none(link.node_id), reason=str(exc) or "no answer in time"
+            )
 
 
 def _conforms(transport: PerMessageTransport) -> LinkTransport:

@@ -28,6 +28,7 @@ KEEPALIVE_S: Final = 10.0  # as `NodeConfig` has it
 DIALS_MAX: Final = 128  # dials under way at once; each is a TLS handshake, and peers can provoke some
 DIALS_WAITING_MAX: Final = 4096  # and those that wait for their turn
 LINKS_PER_PEER_MAX: Final = 4  # two by simultaneous dials, and as many that are about to end
+PASSING_LINKS_PER_PEER_MAX: Final = 64  # where one of the two opens one for every message
 FAILED_DIALS_MAX: Final = 3  # of one endpoint within a minute: records of liars must not aim us at a victim
 FAILED_DIALS_PERIOD_S: Final = 60.0
 REPLACED_MAX: Final = 4096  # nodes whose former runs are remembered; who was replaced first is forgotten first
@@ -40,6 +41,7 @@ class _Dial:
     """One dial under way, and everybody who waits for it."""
 
     done: trio.Event = attrs.field(factory=trio.Event)
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     link: QuicLink | None = None
     error: MeshError | None = None
 
@@ -174,11 +176,14 @@ class LinkRegistry:
           TrustError: somebody else answered, or one side refuses the other.
         """
         self.require_welcome(contact)
-        live = self.live_link(contact.node_id) or self._unproven_link(contact)
-        if live is not None:
-            await trio.lowlevel.checkpoint()
-            return live
-        return await self._dial_once(contact.endpoint, contact.node_id)
+        while True:
+            link = self.live_link(contact.node_id) or self._unproven_link(contact)
+            if link is None:
+                link = await self._dial_once(contact.endpoint, contact.node_id)
+            else:
+                await trio.lowlevel.checkpoint()
+            if link.verified or link.reserve():  # else others were quicker, and it takes no more
+                return link
 
     def _unproven_link(self, contact: Contact) -> QuicLink | None:
         """A live link to whoever answered at a node's endpoint without proving anything: a v0.8 node."""
@@ -236,14 +241,19 @@ class LinkRegistry:
             if not self._background.start_soon(self._run_dial, dial, key, name=f"dial {endpoint}"):
                 raise NotSent("the node is closing")
             self._dials[key] = dial
-        return await dial.wait()
+        try:
+            return await dial.wait()
+        finally:
+            if number:
+                dial.scope.cancel()  # nobody else waits for it, and nobody would close its link
 
     async def _run_dial(self, dial: _Dial, key: tuple[Address, NodeId | None, int]) -> None:
         address, expected, _ = key
         dial.error = NotSent(f"{format_endpoint(address)}: the node is closing")
         try:
-            async with self._dial_limiter:
-                await self._dial(dial, address, expected)
+            with dial.scope:
+                async with self._dial_limiter:
+                    await self._dial(dial, address, expected)
         finally:
             del self._dials[key]
             dial.done.set()
@@ -358,7 +368,8 @@ class LinkRegistry:
                 self._note_replaced(other)
                 other.close(ErrorCode.NORMAL, "the peer was started anew")
             preferred = self.live_link(link.node_id)
-            if len(links) > LINKS_PER_PEER_MAX:
+            apart = PER_MESSAGE in link.capabilities or PER_MESSAGE in self._party.capabilities
+            if len(links) > (PASSING_LINKS_PER_PEER_MAX if apart else LINKS_PER_PEER_MAX):
                 next(other for other in links if other is not preferred).close(
                     ErrorCode.LIMIT_EXCEEDED, "too many links"
                 )

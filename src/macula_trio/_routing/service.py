@@ -8,8 +8,8 @@ nothing.  Nobody is answered when a message cannot be forwarded: v0.8 has no fra
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Protocol, TypeAlias
 
 import attrs
 import trio
@@ -20,7 +20,7 @@ from macula_trio._ids import Contact, NodeId
 from macula_trio._routing.routes import Carried, first_hops, next_hops, onward, payload_size
 from macula_trio._rpc.calls import CallKey, granted_s
 from macula_trio._rpc.errors_map import was_not_started
-from macula_trio._rpc.incoming import Incoming, cancel_key
+from macula_trio._rpc.incoming import Incoming, cancel_key, payer_of
 from macula_trio._rpc.replies import error_reply
 from macula_trio._util import clip
 from macula_trio._wire import messages as wire
@@ -34,6 +34,10 @@ FORWARDED_BYTES_MAX: Final = 16 * 1024 * 1024  # of all of them
 HOPS_TRIED_MAX: Final = 3  # nodes that one envelope is offered to, one after the other
 HOP_SHARE_S: Final = 1.5  # for reaching one of them
 MESSAGE_DEADLINE_S: Final = 5.0  # for handing a message on, as in v0.8
+
+
+Way: TypeAlias = Contact | Link
+"""A node to dial, or a link to use as long as it lives."""
 
 
 class Judge(Protocol):
@@ -50,11 +54,17 @@ class Judge(Protocol):
 
 @attrs.frozen(kw_only=True)
 class RoutingSettings:
-    """From `NodeConfig`: times in seconds; a leaf forwards nothing."""
+    """From `NodeConfig`: times in seconds.
+
+    Attributes:
+      leaf: forward nothing.
+      stray_replies: forward answers that were not asked for here, as a v0.8 node may send them.
+    """
 
     timeout_default_s: float
     timeout_max_s: float
     leaf: bool
+    stray_replies: bool
 
 
 class Router:
@@ -112,11 +122,10 @@ class Router:
         """A call, or an answer that nobody here waits for on this link."""
         refusal: str | None = refusal_of(route, self._own)
         if isinstance(route.payload, wire.Reply):
-            if refusal is None:
-                refusal = "not_asked"
-            elif refusal == "not_for_us":
-                refusal = self._start(link, route)
-            self._note_refused(route, refusal)
+            if refusal == "not_for_us" and self._settings.stray_replies:
+                self._note_refused(route, self._start(link, route))
+            else:
+                self._note_refused(route, refusal or "not_asked")
             return
         incoming = Incoming.in_envelope(link, route.payload, route.source_node_id, own=self._own)
         if refusal is None:
@@ -157,7 +166,7 @@ class Router:
 
     # -- forwarding ---------------------------------------------------------------------------------------------------
 
-    def _ways(self, link: Link, route: wire.RpcRoute | wire.PubsubRoute) -> list[Contact]:
+    def _ways(self, link: Link, route: wire.RpcRoute | wire.PubsubRoute) -> list[Way]:
         """The nodes that an envelope of another may go on to, the best first; none when it should not."""
         source, destination = NodeId(route.source_node_id), NodeId(route.destination_node_id)
         if self._settings.leaf or source == self._own:
@@ -168,10 +177,10 @@ class Router:
         except TrustError:
             return []
         without = (link.node_id, source)
-        ways = next_hops(destination, self._closest(destination), own=self._own, without=without)
+        ways: list[Way] = [*next_hops(destination, self._closest(destination), own=self._own, without=without)]
         live = self._transport.live_link(destination)
-        if live is not None and destination not in without and (not ways or ways[0].node_id != destination):
-            ways.insert(0, Contact(node_id=destination, endpoint=live.endpoint or ""))  # a leaf is in no table
+        if live is not None and destination not in without:
+            ways.insert(0, live)  # a leaf is in no table; and where it says that it is, nobody has verified
         return ways[:HOPS_TRIED_MAX]
 
     def _may_begin(self, payer: object, route: wire.RpcRoute | wire.PubsubRoute) -> bool:
@@ -194,7 +203,7 @@ class Router:
     def _start(self, link: Link, route: wire.RpcRoute | wire.PubsubRoute) -> str | None:
         """Begin to hand on what nobody waits for an answer to; gives why not."""
         ways = self._ways(link, route)
-        payer = link.node_id if link.verified else link
+        payer = payer_of(link)
         if not ways:
             return "no_route"
         if not self._may_begin(payer, route):
@@ -204,7 +213,7 @@ class Router:
         self._began(payer, route)
         return None
 
-    async def _forward(self, payer: object, route: wire.RpcRoute | wire.PubsubRoute, ways: list[Contact]) -> None:
+    async def _forward(self, payer: object, route: wire.RpcRoute | wire.PubsubRoute, ways: Sequence[Way]) -> None:
         try:
             with trio.move_on_after(MESSAGE_DEADLINE_S):
                 if await self._hand_on(onward(route), ways):
@@ -214,10 +223,10 @@ class Router:
         finally:
             self._ended(payer, route)
 
-    async def _hand_on(self, route: wire.RpcRoute | wire.PubsubRoute, ways: list[Contact]) -> bool:
+    async def _hand_on(self, route: wire.RpcRoute | wire.PubsubRoute, ways: Sequence[Way]) -> bool:
         """Put an envelope on the link to the first node that can be reached."""
-        for contact in ways:
-            link = await self._reach(contact)
+        for way in ways:
+            link = await self._reach(way)
             if link is None:
                 continue
             try:
@@ -242,7 +251,7 @@ class Router:
         self._began(payer, route)
         return None
 
-    async def _forward_call(self, link: Link, route: wire.RpcRoute, key: CallKey, ways: list[Contact]) -> None:
+    async def _forward_call(self, link: Link, route: wire.RpcRoute, key: CallKey, ways: Sequence[Way]) -> None:
         assert isinstance(route.payload, wire.Call)
         settings = self._settings
         granted = granted_s(
@@ -254,12 +263,16 @@ class Router:
         answer: wire.RpcRoute | None = None
         try:
             with scope:
-                answer = await self._ask_one(onward(route), ways)
+                found = await self._ask_one(onward(route), ways)
+                await link.wait_writable()  # large answers take turns, within the caller's time
+                answer = found
         finally:
             link.remove_close_callback(gone)
             del self._scopes[key]
             self._asked.discard(_call_of(route))
             self._ended(key[0], route)
+        if answer is None and trio.current_time() >= scope.deadline:
+            answer = self._own_answer(route, "timeout", "no answer came in the caller's time")
         if answer is None or link.is_closed:
             return  # whoever waited has given up, or will in a moment
         self.forwarded += 1
@@ -268,7 +281,7 @@ class Router:
         except LocalProtocolError as exc:  # larger as we write it
             link.send_nowait(self._own_answer(route, "connection_lost", str(exc)))
 
-    async def _ask_one(self, route: wire.RpcRoute, ways: list[Contact]) -> wire.RpcRoute:
+    async def _ask_one(self, route: wire.RpcRoute, ways: Sequence[Way]) -> wire.RpcRoute:
         """Ask the first node that can be reached; an answer of our own when there is none, or when it was lost."""
         try:
             answer = await self._ask(route, ways)
@@ -294,14 +307,14 @@ class Router:
             return self._own_answer(route, "connection_lost", "the answer went through too many nodes")
         return onward(answer)
 
-    async def _ask(self, route: wire.RpcRoute, ways: list[Contact]) -> wire.RpcRoute | None:
+    async def _ask(self, route: wire.RpcRoute, ways: Sequence[Way]) -> wire.RpcRoute | None:
         """The answer of the first node that could be asked; None when none could.
 
         Raises:
           PeerUnavailable: it was asked, and its answer can no longer come.
         """
-        for contact in ways:
-            link = await self._reach(contact)
+        for way in ways:
+            link = await self._reach(way)
             if link is None:
                 continue
             answered = False
@@ -320,11 +333,14 @@ class Router:
             return answer
         return None
 
-    async def _reach(self, contact: Contact) -> Link | None:
+    async def _reach(self, way: Way) -> Link | None:
         link: Link | None = None
+        if not isinstance(way, Contact):
+            await trio.lowlevel.checkpoint()
+            return None if way.is_closed else way
         try:
             with trio.move_on_after(HOP_SHARE_S):
-                link = await self._transport.link_to(contact)
+                link = await self._transport.link_to(way)
         except (PeerUnavailable, TrustError):
             pass  # the next one may do
         return link

@@ -81,4 +81,4 @@ def cancel_key(link: Link, cancel: wire.Cancel) -> CallKey:
 
 def payer_of(link: Link) -> object:
     """On whose account a call runs, and who may cancel it: the proven id, or the link of somebody unproven."""
-    return link.node_id if link.verified else link
+    return link.node_id if link.verified else link.whole

@@ -70,7 +70,9 @@ async def code_of(caller: macula.Node, procedure: str = "a.b", **options: Any) -
 
 
 @asynccontextmanager
-async def outsider(network: SimNetwork, node: macula.Node, number: int = FORWARDER) -> AsyncGenerator[Recorder, None]:
+async def outsider(
+    network: SimNetwork, node: macula.Node, number: int = FORWARDER, *, capabilities: tuple[str, ...] = ()
+) -> AsyncGenerator[Recorder, None]:
     """A connection of somebody who proves who it is, and then says what it likes."""
     async with open_endpoint(network, number) as endpoint:
         recorder = await connect_bare(endpoint, parse_endpoint(node.endpoint))
@@ -80,6 +82,7 @@ async def outsider(network: SimNetwork, node: macula.Node, number: int = FORWARD
             realm=REALM,
             trust=Trust.open(),
             endpoint=format_endpoint(host(number)),
+            capabilities=capabilities,
         )
         recorder.say(make_connect(party, binding=recorder.connection.binding, peer=None))
         await trio.sleep(0.1)  # virtual

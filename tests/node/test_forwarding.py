@@ -23,10 +23,11 @@ from authorisation_tools import (
     rpc_route,
 )
 from node_tools import watch
-from quic_tools import REALM, Recorder
+from quic_tools import REALM, Recorder, credentials, host
 
 import macula_trio as macula
 from macula_trio._routing.service import FORWARDED_BYTES_MAX, FORWARDED_MAX, FORWARDED_PER_PEER_MAX
+from macula_trio._util import format_endpoint
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import encode_frame
 from macula_trio._wire.frame import HEADER_BYTES, MAX_PAYLOAD, MessageType
@@ -525,3 +526,44 @@ async def test_what_is_larger_as_we_write_it_is_not_forwarded_and_harms_nothing(
         assert outcomes(source) == ["no_route"]
         assert not source.closed.is_set()
         assert await node.ping(macula.Contact(node_id=other.node_id, endpoint=other.endpoint)) >= 0
+
+
+async def test_large_answers_to_many_forwarded_calls_all_arrive(autojump_clock: Clock) -> None:
+    handler = Handler(answer="x" * 900_000)
+    async with (
+        a_mesh_in_which_one_keeps_another_out() as (provider, caller, _between),
+        provider.advertise("a.b", handler, allow_routed=True),
+    ):
+        sizes: list[int] = []
+
+        async def call() -> None:
+            with trio.fail_after(100):
+                sizes.append(len(str(await caller.call("a.b"))))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(24):
+                nursery.start_soon(call)
+        assert sizes == [900_000] * 24
+
+
+async def test_nobody_is_dialed_where_only_an_envelopes_destination_says_that_it_is(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dialed: list[str] = []
+    network = SimNetwork()
+    async with (
+        open_mesh(1, network=network) as (node,),
+        outsider(network, node) as source,
+        outsider(network, node, number=11, capabilities=("leaf",)) as leaf,  # so it is in no table
+    ):
+        link_to = node._transport.link_to
+
+        async def watched(contact: macula.Contact) -> object:
+            dialed.append(contact.endpoint)
+            return await link_to(contact)
+
+        monkeypatch.setattr(node._transport, "link_to", watched)
+        source.say(pubsub_route(node, destination_node_id=credentials(11).node_id))
+        await trio.sleep(3)
+        assert any(isinstance(message, wire.PubsubRoute) for message in leaf.heard())
+        assert format_endpoint(host(11)) not in dialed

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from authorisation_tools import UNVERIFIED, Handler
+from authorisation_tools import CALL, UNVERIFIED, Handler, Sleeper
 from quic_tools import REALM, Recorder, connect_bare, credentials, host, open_endpoint
 
 import macula_trio as macula
@@ -173,3 +173,132 @@ async def test_who_does_not_answer_where_it_says_is_not(autojump_clock: Clock) -
         peer.say(wire.Connect(realm_id=REALM, node_id=OLD_ID, endpoint="10.66.66.66:1"))
         await trio.sleep(10)
         assert node.known_nodes() == []
+
+
+# -- what they may take ----------------------------------------------------------------------------------------------
+
+
+async def test_one_call_on_several_streams_runs_once(autojump_clock: Clock) -> None:
+    network = SimNetwork()
+    handler = Handler()
+    async with (
+        open_mesh(1, network=network, config=UNVERIFIED) as (node,),
+        node.advertise("a.b", handler),
+        open_endpoint(network, OLD) as endpoint,
+    ):
+        peer = await connect_bare(endpoint, parse_endpoint(node.endpoint))
+        for stream_id in (0, 4, 8):
+            peer.say(CALL, stream_id)
+        await trio.sleep(1)
+        assert len(handler.calls) == 1
+
+
+async def test_streams_are_no_accounts_of_their_own(autojump_clock: Clock) -> None:
+    network = SimNetwork()
+    sleeper = Sleeper()
+    config = attrs.evolve(UNVERIFIED, handlers_per_caller_max=5)
+    async with (
+        open_mesh(1, network=network, config=config) as (node,),
+        node.advertise("a.b", sleeper),
+        open_endpoint(network, OLD) as endpoint,
+    ):
+        peer = await connect_bare(endpoint, parse_endpoint(node.endpoint))
+        for number in range(20):
+            peer.say(attrs.evolve(CALL, call_id=bytes([number]) * 16), 4 * number)
+        await trio.sleep(1)
+        assert len(sleeper.calls) == 5
+        peer.say(wire.Cancel(call_id=sleeper.calls[0].call_id), 4)
+        await trio.sleep(1)
+        assert [call.call_id for call in sleeper.cancelled] == [sleeper.calls[0].call_id]
+
+
+async def test_answers_that_come_in_another_order_are_told_apart_by_their_streams(autojump_clock: Clock) -> None:
+    slow, quick = bytes([1]) * 32, bytes([2]) * 32
+    network = SimNetwork()
+    later: list[tuple[_OldConnection, bytes, int]] = []
+
+    def values(key: bytes) -> bytes:
+        value = {"node_id": key, "endpoint": "10.1.1.1:1", "ttl": 300}
+        reply = {"type": "find_value_reply", "result": "value", "value": [value], "nodes": []}
+        return encode_frame(MessageType.FIND_VALUE_REPLY, reply)
+
+    class Late(_OldConnection):
+        def stream_data_received(self, stream_id: int, data: bytes, end_stream: bool) -> None:
+            if data[1] != MessageType.FIND_VALUE:
+                super().stream_data_received(stream_id, data, end_stream)
+                return
+            decoder = FrameDecoder()
+            decoder.receive_data(data)
+            frame = decoder.next_frame()
+            assert frame is not None
+            assert frame.body is not None
+            if frame.body["key"] == slow:
+                later.append((self, values(slow), stream_id))
+                return
+            self.write(values(quick), stream_id)
+            for connection, answer, stream in later:
+                connection.write(answer, stream)
+
+    config = attrs.evolve(UNVERIFIED, bootstrap=[f"{OLD_ID}@{OLD_ENDPOINT}"], listen="10.0.0.1:9443")
+    found: dict[bytes, list[bytes]] = {}
+    async with (
+        open_endpoint(network, OLD, accept=lambda connection: Late(connection, OldNode())),
+        macula.open_node(config, network=network) as node,
+    ):
+
+        async def ask(key: bytes) -> None:
+            found[key] = [record.node_id for record in await node.find_value(key)]
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, slow)
+            await trio.sleep(0.05)
+            nursery.start_soon(ask, quick)
+    assert found == {slow: [slow], quick: [quick]}
+
+
+async def test_many_questions_at_once_open_no_more_streams_than_it_reads(autojump_clock: Clock) -> None:
+    network = SimNetwork()
+    old = OldNode()
+    made: list[Patient] = []
+
+    class Patient(_OldConnection):
+        """Puts together what arrives in pieces, which is more than v0.8 does: so many at once share datagrams."""
+
+        def __init__(self, connection: Connection) -> None:
+            super().__init__(connection, old)
+            self.rest: dict[int, bytes] = {}
+            made.append(self)
+
+        def stream_data_received(self, stream_id: int, data: bytes, end_stream: bool) -> None:
+            data = self.rest.pop(stream_id, b"") + data
+            if len(data) < 8 or len(data) < 8 + int.from_bytes(data[4:8], "big"):
+                self.rest[stream_id] = data
+            else:
+                super().stream_data_received(stream_id, data, end_stream)
+
+    config = attrs.evolve(UNVERIFIED, bootstrap=[f"{OLD_ID}@{OLD_ENDPOINT}"], listen="10.0.0.1:9443")
+    async with open_endpoint(network, OLD, accept=Patient), macula.open_node(config, network=network) as node:
+        contact = macula.Contact(node_id=OLD_ID, endpoint=OLD_ENDPOINT)
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                for _ in range(300):
+                    nursery.start_soon(node.ping, contact)
+        assert max(len(recorder.data) for recorder in made) <= 100
+        assert len(made) >= 300 // UNVERIFIED_STREAMS_MAX
+        assert old.broken == []
+
+
+async def test_who_sent_and_was_sent_more_than_a_mebibyte_is_still_served(autojump_clock: Clock) -> None:
+    network = SimNetwork()
+    handler = Handler(answer="x" * 300_000)
+    async with (
+        open_mesh(1, network=network, config=UNVERIFIED) as (node,),
+        node.advertise("a.b", handler),
+        open_endpoint(network, OLD) as endpoint,
+    ):
+        peer = await connect_bare(endpoint, parse_endpoint(node.endpoint))
+        for number in range(8):
+            peer.say(attrs.evolve(CALL, call_id=bytes([number]) * 16), 4 * number)
+            await trio.sleep(3)
+        replies = [message for number in range(8) for message in peer.heard(4 * number)]
+        assert len(replies) == 8

@@ -124,3 +124,85 @@ async def test_a_message_whose_end_of_the_line_falls_silent_is_told(autojump_clo
         link.send_frame_nowait(macula.wire.encode_frame(MessageType.PUBLISH, body))
         await trio.sleep(1)
         assert len(facts(events, "message.unconfirmed")) == one._per_message.lost == 1
+
+
+async def test_calls_that_call_back_do_not_wait_for_each_other(autojump_clock: Clock) -> None:
+    async with open_mesh(2, config=PER_MESSAGE) as (one, two):
+
+        async def at_one(call: macula.Call) -> object:
+            return 0 if call.args == 0 else await one.call("at.two", call.args - 1)
+
+        async def at_two(call: macula.Call) -> object:
+            return 0 if call.args == 0 else await two.call("at.one", call.args - 1)
+
+        async with one.advertise("at.one", at_one), two.advertise("at.two", at_two), trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(one.call, "at.two", 2)
+        await quiet([one, two])
+
+
+async def test_long_calls_keep_nothing_else_from_their_peer(autojump_clock: Clock) -> None:
+    sleeper = Sleeper()
+    async with (
+        open_mesh(2, config=PER_MESSAGE) as (one, two),
+        one.advertise("a.b", sleeper),
+        one.subscribe("a.t") as messages,
+        trio.open_nursery() as nursery,
+    ):
+        for _ in range(4):
+            nursery.start_soon(two.call, "a.b")
+        await trio.sleep(1)
+        with trio.fail_after(1):
+            await two.ping(macula.Contact(node_id=one.node_id, endpoint=one.endpoint))
+            await two.publish("a.t", "text")
+            assert (await messages.receive()).payload == "text"
+        sleeper.release.set()
+
+
+async def test_who_gets_no_turn_in_time_is_told_so(autojump_clock: Clock) -> None:
+    sleeper = Sleeper()
+    async with (
+        open_mesh(2, config=PER_MESSAGE) as (one, two),
+        one.advertise("a.b", sleeper),
+        trio.open_nursery() as nursery,
+    ):
+
+        async def call() -> None:
+            with trio.move_on_after(60):
+                await two.call("a.b")
+
+        for _ in range(PER_PEER_MAX):
+            nursery.start_soon(call)
+        await trio.sleep(2)
+        assert len(sleeper.calls) == PER_PEER_MAX
+        with pytest.raises(macula.PeerUnavailable, match="under way there already"), trio.fail_after(20):
+            await two.ping(macula.Contact(node_id=one.node_id, endpoint=one.endpoint))
+        sleeper.release.set()
+
+
+async def test_a_dial_that_nobody_waits_for_any_more_leaves_no_connection(autojump_clock: Clock) -> None:
+    network = SimNetwork(latency_s=0.1)
+    async with open_mesh(2, network=network, config=PER_MESSAGE) as (one, two):
+        await trio.sleep(40)
+        await quiet([one, two])
+        contact = macula.Contact(node_id=one.node_id, endpoint=one.endpoint)
+        for patience_s in (0.05, 0.15, 0.25, 0.35):
+            with trio.move_on_after(patience_s):
+                await two.ping(contact)
+        await trio.sleep(2)
+        assert (two.peers(), two._per_message._turns) == ([], {})
+
+
+async def test_a_message_is_known_to_have_arrived_or_told(autojump_clock: Clock) -> None:
+    """Of a large one over a long way there is not enough time for all."""
+    network = SimNetwork(latency_s=0.06)
+    async with (
+        open_mesh(2, network=network, config=PER_MESSAGE) as (one, two),
+        one.subscribe("a.t") as messages,
+    ):
+        await trio.sleep(5)
+        events = watch(two)
+        await two.publish("a.t", bytes(300_000))
+        await trio.sleep(5)
+        assert messages.statistics().received == 0
+        assert len(facts(events, "message.unconfirmed")) == two._per_message.lost == 1

@@ -71,6 +71,7 @@ def aimed(kind: str, node: macula.Node, binding: bytes) -> Message:
             payload=call,
         ),
         "STORE": wire.Store(key=KEY, value=value, correlation_id=ID),
+        "STORE_REPLY": wire.StoreReply(result="ok", correlation_id=ID),  # without an id it is a STORE, as in v0.8
     }
     examples = {wire_name(message): message for message in EXAMPLES}
     return made.get(kind) or examples[kind]

@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 from page_tools import blocks
 
-pytestmark = [pytest.mark.processes, pytest.mark.thorough]
+pytestmark = [pytest.mark.processes, pytest.mark.long]
 
 PAGE: Final = "docs/how-to/run-a-realm.md"
 

@@ -74,7 +74,7 @@ def test_the_last_line_of_the_demo_is_ok_and_it_fits_80_columns() -> None:
     assert max(map(len, lines[2:])) <= 80  # the second has process ids, which may be long
 
 
-@pytest.mark.thorough
+@pytest.mark.long
 def test_the_demo_reports_itself_as_one_json_object() -> None:
     done = subprocess.run([*COMMAND, "--json"], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -95,7 +95,7 @@ def test_the_demo_reports_itself_as_one_json_object() -> None:
     assert wait_ended([node["pid"] for node in report["nodes"]], seconds=0) == []
 
 
-@pytest.mark.thorough
+@pytest.mark.long
 async def test_the_mesh_works_when_its_bootstrap_is_killed_before_the_call() -> None:
     with trio.fail_after(PATIENCE_S):
         async with open_demo_mesh() as mesh:
@@ -120,7 +120,7 @@ async def test_the_mesh_works_when_its_bootstrap_is_killed_before_the_call() -> 
     assert wait_ended([node.pid for node in mesh.nodes.values()], seconds=0) == []
 
 
-@pytest.mark.thorough
+@pytest.mark.long
 async def test_a_node_that_dies_ends_the_mesh_with_its_log() -> None:
     pids: list[int] = []
 
@@ -139,7 +139,7 @@ async def test_a_node_that_dies_ends_the_mesh_with_its_log() -> None:
     assert wait_ended(pids, seconds=0) == []
 
 
-@pytest.mark.thorough
+@pytest.mark.long
 async def test_a_node_that_does_not_come_up_is_reported_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo_mesh, "START_DEADLINE_S", 0.5)
     monkeypatch.setattr(demo_mesh, "EXIT_DEADLINE_S", 0.5)
@@ -158,7 +158,7 @@ async def test_a_node_that_does_not_come_up_is_reported_and_not_waited_for(monke
     assert wait_ended(pids, seconds=0) == []
 
 
-@pytest.mark.thorough
+@pytest.mark.long
 async def test_an_error_of_the_body_arrives_as_it_is_and_ends_the_processes() -> None:
     pids: list[int] = []
 
@@ -172,7 +172,7 @@ async def test_an_error_of_the_body_arrives_as_it_is_and_ends_the_processes() ->
     assert wait_ended(pids, seconds=0) == []
 
 
-@pytest.mark.thorough
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_the_demo_leaves_no_process(number: signal.Signals) -> None:
     with started_demo() as (process, pids):
@@ -182,7 +182,7 @@ def test_a_signal_during_the_demo_leaves_no_process(number: signal.Signals) -> N
         assert wait_ended(pids, seconds=0) == []
 
 
-@pytest.mark.thorough
+@pytest.mark.long
 def test_killing_the_demo_leaves_no_process() -> None:
     with started_demo() as (process, pids):
         process.kill()

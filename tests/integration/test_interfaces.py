@@ -15,7 +15,7 @@ import pytest
 import trio
 from netns_tools import Namespace, open_namespaces, require_namespaces
 
-pytestmark = [pytest.mark.processes, pytest.mark.thorough]
+pytestmark = [pytest.mark.processes, pytest.mark.long]
 
 NODE: Final = Path(__file__).with_name("interface_node.py")
 PATIENCE_S: Final = 40

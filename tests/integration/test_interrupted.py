@@ -22,7 +22,7 @@ from test_demo import is_running
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-pytestmark = [pytest.mark.processes, pytest.mark.thorough]
+pytestmark = [pytest.mark.processes, pytest.mark.long]
 
 PATIENCE_S: Final = 50
 CODES: Final = {signal.SIGINT: 130, signal.SIGTERM: 143}

@@ -17,7 +17,7 @@ import pytest
 import trio
 from netns_tools import Namespace, connect, open_namespaces, require_namespaces
 
-pytestmark = [pytest.mark.processes, pytest.mark.thorough]
+pytestmark = [pytest.mark.processes, pytest.mark.long]
 
 PATIENCE_S: Final = 50
 NODE: Final = str(Path(__file__).with_name("netns_node.py"))

@@ -11,7 +11,7 @@ import pytest
 import trio
 from terminals import PROGRAM, open_terminal, ready_facts, refused, shell
 
-pytestmark = [pytest.mark.processes, pytest.mark.thorough]
+pytestmark = [pytest.mark.processes, pytest.mark.long]
 
 REALM: Final = "org.example.home"
 PATIENCE_S: Final = 50

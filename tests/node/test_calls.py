@@ -248,7 +248,7 @@ async def test_payloads_arrive_as_they_were_sent(autojump_clock: Clock) -> None:
         assert await caller.call("a.echo", bytes(500_000)) == bytes(500_000)
 
 
-@pytest.mark.thorough
+@pytest.mark.long
 async def test_large_answers_to_many_calls_at_once_all_arrive(autojump_clock: Clock) -> None:
     async def big(call: macula.Call) -> object:
         return bytes(900_000)

@@ -114,10 +114,9 @@ async def run_once(block: Block, step: float, network: SimNetwork, nodes: list[m
     [
         a_provider,
         a_subscriber,
-        a_subscriber_by_patterns,
         *(
             pytest.param(block, marks=pytest.mark.long)
-            for block in (a_node_with_both, a_node_without_links, a_node_on_a_small_path)
+            for block in (a_subscriber_by_patterns, a_node_with_both, a_node_without_links, a_node_on_a_small_path)
         ),
     ],
 )

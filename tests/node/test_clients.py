@@ -24,6 +24,8 @@ from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import FrameDecoder, encode_message
 from macula_trio.testing import SimNetwork, open_mesh
 
+pytestmark = pytest.mark.thorough
+
 Clock = trio.testing.MockClock
 
 TRANSCRIPT: Final = json.loads(

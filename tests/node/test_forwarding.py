@@ -33,6 +33,8 @@ from macula_trio._wire.codec import encode_frame
 from macula_trio._wire.frame import HEADER_BYTES, MAX_PAYLOAD, MessageType
 from macula_trio.testing import SimNetwork, open_mesh
 
+pytestmark = pytest.mark.thorough
+
 Clock = trio.testing.MockClock
 Nodes = list[macula.Node]
 
@@ -411,6 +413,7 @@ async def test_one_peer_takes_only_its_share_of_what_we_forward(autojump_clock: 
         assert node._router._under_way.total() == 0
 
 
+@pytest.mark.long
 async def test_all_together_hold_no_more_than_so_many_bytes(autojump_clock: Clock) -> None:
     sleeper = Sleeper()
     network = SimNetwork()
@@ -528,6 +531,7 @@ async def test_what_is_larger_as_we_write_it_is_not_forwarded_and_harms_nothing(
         assert await node.ping(macula.Contact(node_id=other.node_id, endpoint=other.endpoint)) >= 0
 
 
+@pytest.mark.long
 async def test_large_answers_to_many_forwarded_calls_all_arrive(autojump_clock: Clock) -> None:
     handler = Handler(answer="x" * 900_000)
     async with (

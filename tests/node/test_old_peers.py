@@ -19,6 +19,8 @@ from macula_trio._wire.codec import FrameDecoder, decode_message, encode_frame
 from macula_trio._wire.frame import Frame, MessageType
 from macula_trio.testing import SimNetwork, open_mesh
 
+pytestmark = pytest.mark.thorough
+
 Clock = trio.testing.MockClock
 OLD = 30
 OLD_ID = credentials(OLD).node_id

@@ -23,6 +23,8 @@ from macula_trio._util import format_endpoint, parse_endpoint
 from macula_trio._wire.frame import MessageType
 from macula_trio.testing import SimNetwork, open_mesh
 
+pytestmark = pytest.mark.thorough
+
 Clock = trio.testing.MockClock
 
 HEADER_BYTES: Final = 8

@@ -19,6 +19,8 @@ from macula_trio._wire import messages as wire
 from macula_trio._wire.frame import MessageType
 from macula_trio.testing import SimNetwork, open_mesh
 
+pytestmark = pytest.mark.thorough
+
 Clock = trio.testing.MockClock
 
 NAME: Final = "old.echo"

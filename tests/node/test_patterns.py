@@ -21,6 +21,8 @@ from macula_trio._pubsub.adverts import PATTERNS_MAX, SHARDS, choose, key_of, pl
 from macula_trio._wire import messages as wire
 from macula_trio.testing import SimNetwork, open_mesh
 
+pytestmark = pytest.mark.thorough
+
 Clock = trio.testing.MockClock
 
 
@@ -142,6 +144,7 @@ async def test_who_publishes_all_the_time_notices_newcomers_and_those_who_leave(
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.long
 @pytest.mark.long
 async def test_seventeen_owners_of_the_empty_prefix_are_all_found(autojump_clock: Clock) -> None:
     async with open_mesh(18) as (publisher, *owners), AsyncExitStack() as stack:

@@ -14,6 +14,8 @@ from macula_trio._peer.per_message import PER_PEER_MAX
 from macula_trio._wire.frame import MessageType
 from macula_trio.testing import SimNetwork, open_mesh
 
+pytestmark = pytest.mark.thorough
+
 Clock = trio.testing.MockClock
 PER_MESSAGE = attrs.evolve(CONFIG, connections="per-message")
 

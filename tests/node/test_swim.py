@@ -20,6 +20,8 @@ from macula_trio._util import parse_endpoint
 from macula_trio._wire import messages as wire
 from macula_trio.testing import SimNetwork, open_mesh
 
+pytestmark = pytest.mark.thorough
+
 Clock = trio.testing.MockClock
 
 STRANGER: Final = b"s" * 32

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Scenario = Callable[[random.Random], Awaitable[None]]
 
-pytestmark = pytest.mark.thorough
+pytestmark = pytest.mark.long
 
 
 async def _sleep(chance: random.Random) -> None:

@@ -357,7 +357,7 @@ async def test_it(scenario_world, autojump_clock):
 
 # -- runs that want nothing of it ------------------------------------------------------------------------------------
 
-ALONE: Final = ("-p", "no:trio", "-p", "no:hypothesispytest")  # the plugins here that load Trio by themselves
+ALONE: Final = ("-p", "no:trio", "-p", "no:hypothesispytest", "-p", "no:anyio")  # they load Trio by themselves
 UNIMPORTABLE: Final = ("aioquic", "attr", "attrs", "cryptography", "msgpack", "OpenSSL", "trio")
 
 

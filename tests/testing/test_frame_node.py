@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from cancel_tools import CancelAtStep
 from frame_tools import served
 
 from macula_trio._config import NodeConfig
@@ -223,20 +224,6 @@ def digest(seen: tuple[str, ...], schedule: str) -> str:
 
 
 # -- cancelled at any step -----------------------------------------------------------------------------------------
-
-
-class CancelAtStep(trio.abc.Instrument):
-    """Cancels ``scope`` at the n-th task step after `armed` becomes true."""
-
-    def __init__(self, step: int) -> None:
-        self.left, self.armed = step, False
-        self.scope = trio.CancelScope()
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        if self.armed:
-            self.left -= 1
-            if self.left == 0:
-                self.scope.cancel()
 
 
 def task_names() -> list[str]:

@@ -1,0 +1,1 @@
+"""What a node answers by HTTP; wants the extra ``http``."""

@@ -339,7 +339,7 @@ class PubSubService:
             topic=topic,
             message_id=message.message_id.hex(),
             targets=[node_id.hex() for node_id in outcomes],
-            hops=1,
+            hops=None if Outcome.FORWARDED in outcomes.values() else 1,  # how many it took, nobody tells
             seconds=round(trio.current_time() - started, 6),
         )
         return PublishReport(topic=topic, message_id=message.message_id, outcomes=outcomes)

@@ -252,6 +252,7 @@ class RpcService:
                 if not idempotent:
                     raise
                 failure = exc
+                self._events.emit("rpc.repeated", procedure=out.procedure, call_id=out.call_id.hex())
         raise failure
 
     def _takes_routed(self, procedure: str, contact: Contact) -> bool:

@@ -38,7 +38,7 @@ import os
 async def scenario(world):
     with open(r"DIRECTORY/began", "w") as file:
         file.write("began")
-    while True:
+    while not os.path.exists(r"DIRECTORY/enough"):
         pass
 """
 
@@ -138,7 +138,7 @@ async def test_an_interrupted_sweep_leaves_the_cluster_as_it_was() -> None:
 
             async def run(*, task_status: trio.TaskStatus[trio.Process]) -> None:
                 done = await sweep(
-                    spins, "--seeds", "0:5", "--cluster", address, "--timeout", "3", task_status=task_status
+                    spins, "--seeds", "0:5", "--cluster", address, "--timeout", str(PATIENCE_S), task_status=task_status
                 )
                 assert (done.returncode, done.stderr) == (130, b"")
                 assert done.stdout.startswith(b"spins: 0 of 5 seeds (0:5) in ")
@@ -147,6 +147,7 @@ async def test_an_interrupted_sweep_leaves_the_cluster_as_it_was() -> None:
             await wait_text("ran/began", end="began")
             process.send_signal(signal.SIGINT)
             await process.wait()
+            await trio.Path("ran/enough").touch()
             done = await sweep(scenario("empty", "async def scenario(world):\n    pass\n"), "--seeds", "0:1",
                                "--cluster", address)  # fmt: skip
             assert (done.returncode, done.stderr) == (0, b"")

@@ -29,7 +29,7 @@ EXAMPLES: Final[tuple[Message, ...]] = (
     ),
     wire.Cancel(call_id=ID),
     wire.Item(call_id=ID, seq=0, payload=b"x"),
-    wire.Credit(scope="link", id=b"x", credit=1),
+    wire.Credit(scope="subscription", id=b"x", credit=1),
     wire.SwimPing(),
     wire.SwimAck(),
     wire.SwimPingReq(),

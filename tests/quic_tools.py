@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Callable
+import random
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Final
 
 import attrs
@@ -19,7 +21,7 @@ from macula_trio._ids import Contact, NodeId
 from macula_trio._net.quic import CONTROL_STREAM, CloseReason, Connection, ConnectionHandler, QuicEndpoint
 from macula_trio._peer.handshake import LocalParty
 from macula_trio._peer.link import QuicLink
-from macula_trio._peer.registry import LinkRegistry
+from macula_trio._peer.registry import LinkPolicy, LinkRegistry
 from macula_trio._trust import Trust
 from macula_trio._util import Address, format_endpoint
 from macula_trio._wire.codec import FrameDecoder, decode_message, encode_message
@@ -203,6 +205,7 @@ async def open_peer(
     identity: int | None = None,
     instance: bytes | None = None,
     dial_deadline_s: float = 5.0,
+    policy: Mapping[str, Any] = MappingProxyType({}),
     wrap: Callable[[Connection, QuicLink], ConnectionHandler] = lambda _connection, link: link,
     **changes: Any,
 ) -> AsyncGenerator[Peer, None]:
@@ -220,7 +223,13 @@ async def open_peer(
     party = LocalParty(**(fields | changes))
     bus, events = EventBus(trio.current_time), list[Event]()
     bus.listen(events.append)
-    registry = LinkRegistry(party, events=bus, wall_clock_ms=network.wall_clock_ms, dial_deadline_s=dial_deadline_s)
+    registry = LinkRegistry(
+        party,
+        events=bus,
+        wall_clock_ms=network.wall_clock_ms,
+        random_fraction=random.Random(number).random,
+        policy=LinkPolicy(dial_deadline_s=dial_deadline_s, **policy),
+    )
     socket = await network.bind(host(number))
     endpoint = QuicEndpoint(
         socket,

@@ -17,7 +17,7 @@ REALM: Final = "org.example"
 NODE: Final = "ab" * 32
 
 SECONDS: Final = sorted(field.name for field in attrs.fields(NodeConfig) if field.name.endswith("_s"))
-COUNTS: Final = ("handlers_max", "handlers_per_caller_max", "subscription_buffer")
+COUNTS: Final = ("links_max", "handlers_max", "handlers_per_caller_max", "subscription_buffer")
 
 
 def complaint(**fields: Any) -> str:
@@ -41,12 +41,13 @@ def test_a_realm_is_enough() -> None:
         "dial_deadline_s": 5.0,
         "query_deadline_s": 2.0,
         "keepalive_s": 10.0,
+        "link_idle_s": 300.0,
         "value_ttl_s": 300.0,
         "call_timeout_default_s": 5.0,
         "call_timeout_max_s": 300.0,
     }
     assert {name: getattr(config, name) for name in SECONDS} == durations
-    counts = {"handlers_max": 1024, "handlers_per_caller_max": 512, "subscription_buffer": 256}
+    counts = {"links_max": 100, "handlers_max": 1024, "handlers_per_caller_max": 512, "subscription_buffer": 256}
     assert {name: getattr(config, name) for name in COUNTS} == counts
 
 

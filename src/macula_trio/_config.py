@@ -206,7 +206,10 @@ class NodeConfig:
       close_deadline_s: how long leaving the block may take to withdraw and say goodbye.
       dial_deadline_s: how long a connection and both proofs may take.
       query_deadline_s: how long one DHT query waits for its answer.
-      keepalive_s: a connection silent for three of these is gone.
+      keepalive_s: a peer that is silent for so long is asked for a sign of life, three times at most; a connection
+        silent for three of these is gone in any case.
+      links_max: links that we dialed are kept up to this number; who was used least recently goes first.
+      link_idle_s: a link is closed that nobody has used for so long.
       value_ttl_s: life of what we advertise in the DHT; renewed before its end.
       call_timeout_max_s: ceiling of what a caller can ask of a handler.
       call_timeout_default_s: for calls outside any deadline of the caller; 5, or the ceiling if that is less.
@@ -237,6 +240,8 @@ class NodeConfig:
     dial_deadline_s: float = attrs.field(default=5.0, validator=_duration)
     query_deadline_s: float = attrs.field(default=2.0, validator=_duration)
     keepalive_s: float = attrs.field(default=10.0, validator=_duration)
+    links_max: int = attrs.field(default=100, validator=_positive_count)
+    link_idle_s: float = attrs.field(default=300.0, validator=_duration)
     value_ttl_s: float = attrs.field(default=300.0, validator=_check_ttl)
     call_timeout_max_s: float = attrs.field(default=300.0, validator=_duration)
     call_timeout_default_s: float = attrs.field(

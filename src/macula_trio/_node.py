@@ -40,7 +40,7 @@ from macula_trio._peer.connector import send_once
 from macula_trio._peer.handshake import LEAF, MSGPACK, PER_MESSAGE, LocalParty
 from macula_trio._peer.link import QuicLink
 from macula_trio._peer.per_message import PerMessageTransport
-from macula_trio._peer.registry import LinkRegistry
+from macula_trio._peer.registry import LinkPolicy, LinkRegistry
 from macula_trio._pubsub.service import PublishReport, PubSubService, Subscription
 from macula_trio._routing.service import Router, RoutingSettings
 from macula_trio._rpc.callee import CallSettings
@@ -92,8 +92,13 @@ class Node:
             self._party,
             events=self._events,
             wall_clock_ms=network.wall_clock_ms,
-            dial_deadline_s=config.dial_deadline_s,
-            keepalive_s=config.keepalive_s,
+            random_fraction=chance.random,
+            policy=LinkPolicy(
+                dial_deadline_s=config.dial_deadline_s,
+                keepalive_s=config.keepalive_s,
+                links_max=config.links_max,
+                link_idle_s=config.link_idle_s,
+            ),
         )
         background = Background()  # one for several services: that is a few tasks less in every node
         self._per_message = PerMessageTransport(self._registry, events=self._events, background=background)

@@ -129,6 +129,8 @@ SAMPLES: Final[Mapping[str, tuple[str, str, object]]] = {
     "dial_deadline_s": ("3", "3", 3),
     "query_deadline_s": ("4", "4", 4),
     "keepalive_s": ("5", "5", 5),
+    "links_max": ("20", "20", 20),
+    "link_idle_s": ("60", "60", 60),
     "value_ttl_s": ("60", "60", 60),
     "call_timeout_max_s": ("100", "100", 100),
     "call_timeout_default_s": ("2", "2", 2),

@@ -17,7 +17,7 @@ from quic_tools import REALM, Recorder, connect_bare, open_endpoint
 
 import macula_trio as macula
 from macula_trio import Outcome
-from macula_trio._peer.backlog import WINDOW_BYTES
+from macula_trio._peer.window import WINDOW_BYTES
 from macula_trio._pubsub import clients, service
 from macula_trio._util import parse_endpoint
 from macula_trio._wire import messages as wire

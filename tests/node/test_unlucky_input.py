@@ -9,8 +9,8 @@ from node_tools import link_between, watch
 import macula_trio as macula
 from macula_trio import Outcome, abc
 from macula_trio._identity.record import sign_record
-from macula_trio._peer.backlog import BACKLOG_BYTES_MAX, WINDOW_BYTES
 from macula_trio._peer.link import QuicLink
+from macula_trio._peer.window import BACKLOG_BYTES_MAX, WINDOW_BYTES
 from macula_trio._wire import messages as wire
 from macula_trio.testing import SimNetwork, open_mesh
 
@@ -257,7 +257,7 @@ async def test_a_peer_that_takes_no_answers_of_the_dht_gets_no_more(
             link.send_nowait(wire.FindValue(key=KEY, correlation_id=number.to_bytes(16, "big")))
         await trio.sleep(2)
         assert at_replica.is_congested
-        assert at_replica._backlog.size < 2 * WINDOW_BYTES
+        assert at_replica._sent.size < 2 * WINDOW_BYTES
         assert replica.statistics().frames_sent["FIND_VALUE_REPLY"] < 10
 
 
@@ -275,10 +275,10 @@ async def test_large_answers_wait_for_a_peer_that_takes_nothing_and_are_given_up
             link.send_nowait(wire.Call(call_id=number.to_bytes(16, "big"), procedure="a.big", args=b"null"))
         await trio.sleep(2)
         assert provider.statistics().calls_running > 10, "they wait"
-        assert at_provider._backlog.size < BACKLOG_BYTES_MAX / 2
+        assert at_provider._sent.size < BACKLOG_BYTES_MAX / 2
         await trio.sleep(10)  # virtual: the default time of a call is over
         assert provider.statistics().calls_running == 0
-        assert at_provider._backlog.size < BACKLOG_BYTES_MAX / 2
+        assert at_provider._sent.size < BACKLOG_BYTES_MAX / 2
 
 
 def hold_values(replica: macula.Node, now_ms: int, *, count: int, metadata: dict[str, object]) -> list[macula.NodeId]:

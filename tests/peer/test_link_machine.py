@@ -24,8 +24,10 @@ from quic_tools import REALM, credentials
 
 from macula_trio._events import Event, EventBus
 from macula_trio._net.quic import CONTROL_STREAM, CloseReason
+from macula_trio._peer.context import LinkContext
 from macula_trio._peer.handshake import LocalParty, RemoteParty, make_connect, make_pong
-from macula_trio._peer.link import STREAMS_MAX, LinkContext, LinkState, QuicLink
+from macula_trio._peer.inbox import STREAMS_MAX
+from macula_trio._peer.link import LinkState, QuicLink
 from macula_trio._trust import Trust
 from macula_trio._util import Address
 from macula_trio._wire import messages as wire
@@ -110,6 +112,7 @@ class FakeConnection:
         self.is_lost = False
         self.reason: CloseReason | None = None
         self.seen_at = self.path
+        self.unsent_bytes = 0
 
     def open_stream(self) -> int:
         return 4 + max((stream_id for stream_id, _ in self.written), default=-4)
@@ -159,8 +162,7 @@ class Links(RuleBasedStateMachine):
             handlers={type(message): self.handle for message in HANDLED},
             wall_clock_ms=lambda: 1,
             events=bus,
-            admit=lambda _remote: None,
-            offended=lambda _link: None,
+            keepalive_s=PATIENCE_S,
             opened=self.opened.append,
             closed=self.closed.append,
             observed=self.observed,
@@ -310,7 +312,12 @@ class Links(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.1, PATIENCE_S, 3 * PATIENCE_S]))
     def let_time_pass(self, seconds: float) -> None:
         self.clock.jump(seconds)
-        self.link.check_alive(trio.current_time(), PATIENCE_S)
+        again = self.link.look(0.0)
+        assert again > trio.current_time() or self.link._ending.has_begun or self.link.is_closed
+
+    @rule(reason=st.sampled_from(["idle", "surplus"]))
+    def retreat(self, reason: str) -> None:
+        self.link.retreat(None, reason=reason)
 
     @rule(port=st.integers(1, 3))
     def see_it_move(self, port: int) -> None:
@@ -343,7 +350,7 @@ class Links(RuleBasedStateMachine):
         if not self.is_unverified:
             assert is_open <= self.was_introduced
             assert not is_open or self.link.verified
-            assert is_open or set(self.link._decoders) <= {CONTROL_STREAM}
+            assert is_open or set(self.link._inbox._decoders) <= {CONTROL_STREAM}
         if not is_open:
             introductions = {MessageType.CONNECT, MessageType.DISCONNECT}
             assert {kind for _, kind in self.connection.written} <= introductions
@@ -360,7 +367,7 @@ class Links(RuleBasedStateMachine):
         assert now == self.at_the_end
         assert self.called_back == 1
         assert len(self.closed) == len(self.opened)
-        assert self.link._decoders == {}
+        assert self.link._inbox._decoders == {}
 
     @invariant()
     def what_happened_is_told_and_counted(self) -> None:
@@ -368,7 +375,7 @@ class Links(RuleBasedStateMachine):
         assert told["link.opened"] == len(self.opened)
         assert told["link.closed"] == len(self.closed)
         assert told["link.refused"] == self.context.counters.refused.total() <= 1
-        assert len(self.link._decoders) <= STREAMS_MAX
+        assert len(self.link._inbox._decoders) <= STREAMS_MAX
 
 
 def test_any_sequence_of_bytes_leaves_a_link_in_order() -> None:

@@ -16,7 +16,6 @@ import macula_trio as macula
 from macula_trio._net import admission
 from macula_trio._net.datagram_sizes import DATAGRAM_BYTES, DATAGRAM_BYTES_SMALL, SMALL_REMEMBERED_S
 from macula_trio._net.quic import CloseReason, Connection
-from macula_trio._peer import registry as registry_module
 from macula_trio._peer.link import QuicLink
 from macula_trio._util import Address, format_endpoint
 from macula_trio._wire import messages as wire
@@ -64,7 +63,7 @@ def assert_one_link_and_no_trace_of_another(one: Peer, two: Peer) -> None:
     for peer in (one, two):
         assert [event.name for event in peer.events] == ["link.opened"]
         assert len(peer.registry.links) == 1
-        assert peer.registry._failed_dials == {}
+        assert peer.registry.dial_counters.failed == 0
         assert peer.refused == {}
         assert peer.endpoint._admission.half_open == 0
         assert peer.endpoint.connections == 1, "the loser is gone on both sides"
@@ -167,7 +166,9 @@ async def test_both_connections_of_a_race_are_for_the_node_that_was_asked_for(au
         with pytest.raises(TrustError):
             await one.registry.dial_endpoint(two.contact.endpoint, expected=credentials(3).node_id)
         assert one.endpoint.counters.connections_raced == 1
-        assert list(one.registry._failed_dials) == [(TWO, credentials(3).node_id)], "one failure, and of that wish only"
+        assert list(one.registry._dialer._down._failures) == [(TWO, credentials(3).node_id)], (
+            "one failure, and of that wish only"
+        )
         assert two.registry.links == []
         assert wires.first(ONE, TWO) == DATAGRAM_BYTES
         await trio.sleep(5)
@@ -209,18 +210,18 @@ async def test_whoever_answers_in_time_is_not_raced(autojump_clock: Clock) -> No
 async def test_a_dead_address_costs_two_connections_and_is_the_error_that_it_was(autojump_clock: Clock) -> None:
     wires = Wire()
     async with open_peer(wires.network, 1, dial_deadline_s=2) as one:
-        most = registry_module.FAILED_DIALS_MAX
+        most = 3
         for _ in range(most):
             started = trio.current_time()
             with pytest.raises(PeerUnavailable, match=r"nobody answered at 10\.7\.0\.9:9443 within 2 s"):
-                await one.registry.dial_endpoint(format_endpoint(NOBODY))
+                await one.registry.dial_endpoint(format_endpoint(NOBODY), trusted=True)
             assert trio.current_time() - started == pytest.approx(2, abs=0.01)
             assert wires.first(ONE, NOBODY) == DATAGRAM_BYTES, "that it is silent says nothing of the path"
-        with pytest.raises(PeerUnavailable, match="in vain 3 times"):
+        with pytest.raises(PeerUnavailable, match="not dialed again"):
             await one.registry.dial_endpoint(format_endpoint(NOBODY))
         counters = one.endpoint.counters
         assert (counters.connections_dialed, counters.connections_raced) == (most, most)
-        assert len(one.registry._failed_dials[NOBODY, None]) == most, "a race fails once"
+        assert one.registry.dial_counters.failed == most, "a race fails once"
         assert one.events == []
         await trio.sleep(5)
         assert leftovers(one.endpoint) == {}

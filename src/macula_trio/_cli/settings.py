@@ -283,7 +283,13 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _of_node("close_deadline_s", read_number, "Seconds to withdraw and say goodbye in."),
     _of_node("dial_deadline_s", read_number, "Seconds for a connection and both proofs."),
     _of_node("query_deadline_s", read_number, "Seconds that one DHT query waits for its answer."),
-    _of_node("keepalive_s", read_number, "A connection silent for three times these seconds is gone."),
+    _of_node(
+        "keepalive_s",
+        read_number,
+        "A peer silent for these seconds is asked for a sign of life; for three times as many, its connection is gone.",
+    ),
+    _of_node("links_max", read_number, "Links that we dialed and keep; who was used least recently goes first."),
+    _of_node("link_idle_s", read_number, "Seconds after which a link is closed that nobody uses."),
     _of_node("value_ttl_s", read_number, "Seconds that what we advertise lives in the DHT; renewed before."),
     _of_node("call_timeout_max_s", read_number, "Seconds that a caller can ask of a handler at most."),
     _of_node(

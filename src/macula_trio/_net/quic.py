@@ -217,6 +217,11 @@ class Connection:
         """Whether it has ended."""
         return self._lost
 
+    @property
+    def is_worn(self) -> bool:
+        """Stub until merged."""
+        return False
+
     def open_stream(self) -> int:
         """The id of the next bidirectional stream of ours; it opens with the first `write`."""
         return self._quic.get_next_available_stream_id()

@@ -17,8 +17,9 @@ from macula_trio._background import hidden_nursery
 from macula_trio._events import EventBus
 from macula_trio._ids import NodeId
 from macula_trio._net.quic import CONTROL_STREAM, CloseReason, Connection, ConnectionHandler, QuicEndpoint
+from macula_trio._peer.context import LinkContext
 from macula_trio._peer.handshake import LocalParty
-from macula_trio._peer.link import LinkContext, QuicLink
+from macula_trio._peer.link import QuicLink
 from macula_trio._util import Address, format_endpoint, path_address
 from macula_trio._wire.messages import Ping, Pong
 from macula_trio.abc import DatagramNetwork, Message, ReplyT
@@ -220,10 +221,6 @@ async def _connect(
         handlers={},
         wall_clock_ms=network.wall_clock_ms,
         events=EventBus(trio.current_time),
-        admit=lambda _remote: None,
-        offended=lambda _link: None,
-        opened=lambda _link: None,
-        closed=lambda _link: None,
     )
     links: list[QuicLink] = []
 

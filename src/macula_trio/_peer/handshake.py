@@ -28,7 +28,7 @@ LEAF: Final = "leaf"
 """Capability of a short-lived client: never in routing tables."""
 
 PER_MESSAGE: Final = "per-message"
-"""Capability of a node that closes what it dials after one message: others send nothing of their own on it."""
+"""Capability of who closes a connection, or all that it dials, after one thing: others send nothing of theirs on it."""
 
 MSGPACK: Final = "msgpack"
 """Capability of a node that takes MessagePack as the payload of calls and messages."""
@@ -78,6 +78,7 @@ class RemoteParty:
       chain: the certificates that it showed, leaf first, to judge it by again.
       trusted_until_ms: when the policy stops to let it in by itself, Unix time.
       clock_ahead_ms: of ours, by the time in its PONG; None when it told none, or has proven nothing.
+      replaces: the link in whose place it dialed this one.
     """
 
     node_id: NodeId | None
@@ -88,6 +89,7 @@ class RemoteParty:
     chain: tuple[bytes, ...] = ()
     trusted_until_ms: float = inf
     clock_ahead_ms: float | None = None
+    replaces: bytes | None = None
 
     @property
     def clock_differs(self) -> bool:
@@ -99,24 +101,35 @@ ANONYMOUS: Final = RemoteParty(node_id=None, verified=False)
 """A v0.8 peer that speaks without CONNECT."""
 
 
-def make_connect(party: LocalParty, *, binding: bytes, peer: NodeId | None) -> Connect:
+def make_connect(
+    party: LocalParty,
+    *,
+    binding: bytes,
+    peer: NodeId | None,
+    replaces: bytes | None = None,
+    is_passing: bool = False,
+) -> Connect:
     """The dialer's first frame.
 
     Args:
       party: us.
       binding: of this connection.
       peer: whom we dial for, None when only the address is known.
+      replaces: the link of ours in whose place this one comes, by what both ends call it.
+      is_passing: we close this connection after one thing.
     """
     peer_node_id = peer or UNKNOWN_PEER
+    passing = (PER_MESSAGE,) if is_passing and PER_MESSAGE not in party.capabilities else ()
     return Connect(
         node_id=party.credentials.node_id,
         realm_id=party.realm,
-        capabilities=party.capabilities,
+        capabilities=(*party.capabilities, *passing),
         endpoint=party.endpoint,
         instance=party.instance,
         certificate_chain=party.credentials.chain_der,
         peer_node_id=peer_node_id,
         proof=_prove(party, "dialer", binding, peer_node_id),
+        replaces=replaces,
     )
 
 
@@ -262,6 +275,7 @@ def _judge(
         capabilities=frozenset(hello.capabilities),
         endpoint=hello.endpoint,
         chain=(hello.certificate_chain or ()) if verified else (),
+        replaces=hello.replaces if verified and isinstance(hello, Connect) else None,
     )
     return judge_again(party, remote, is_dialed=side == "listener", now_ms=now_ms)
 

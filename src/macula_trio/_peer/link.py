@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import inf
-from typing import Any, Final, Self
+from typing import Final, Self
 
-import attrs
 import trio
 
-from macula_trio._events import EventBus
-from macula_trio._ids import NodeId
+from macula_trio._ids import NodeId, hex_or_none
 from macula_trio._net.quic import CONTROL_STREAM, CloseReason, Connection
-from macula_trio._peer.backlog import WINDOW_BYTES, Backlog
+from macula_trio._peer.asks import Asks
 from macula_trio._peer.budget import LinkBudget
+from macula_trio._peer.context import LinkContext
+from macula_trio._peer.ending import Ending, Step
+from macula_trio._peer.facts import PeerFacts
+from macula_trio._peer.farewell import code_of, error_of
 from macula_trio._peer.handshake import (
     ANONYMOUS,
     HANDSHAKE_PAYLOAD_BYTES_MAX,
-    LocalParty,
     RemoteParty,
     accept_connect,
     accept_pong,
@@ -33,14 +33,18 @@ from macula_trio._peer.handshake import (
     make_connect,
     make_pong,
 )
+from macula_trio._peer.inbox import BUFFERED_BYTES_MAX, Inbox
+from macula_trio._peer.liveness import PROBES, Liveness, Verdict
 from macula_trio._peer.observed import read_observed
+from macula_trio._peer.succession import Succession
 from macula_trio._peer.views import LinkView, OneStream
-from macula_trio._util import Address, clip, format_endpoint, path_address, told_address
+from macula_trio._peer.window import BACKLOG_BYTES_MAX, WINDOW_BYTES, ReceiveWindow, SendWindow
+from macula_trio._util import Address, clip, format_endpoint
 from macula_trio._wire import messages as wire
-from macula_trio._wire.codec import FrameDecoder, decode_message, encode_message
+from macula_trio._wire.codec import decode_message, encode_message
 from macula_trio._wire.correlation import correlation_of, is_reply, may_be_reply
 from macula_trio._wire.frame import MAX_PAYLOAD, Frame, MessageType
-from macula_trio.abc import Link, Message, MessageHandler, ReplyT
+from macula_trio.abc import Link, Message, ReplyT
 from macula_trio.errors import (
     ErrorCode,
     LocalProtocolError,
@@ -48,33 +52,23 @@ from macula_trio.errors import (
     NotSent,
     OwnIdentity,
     PeerUnavailable,
-    RealmMismatch,
     RemoteProtocolError,
     TrustError,
 )
 
 logger = logging.getLogger("macula_trio.link")
 
-BUFFERED_BYTES_MAX: Final = 4 * 1024 * 1024  # of unfinished frames on all streams of one link
-ASKS_MAX: Final = 4096  # unanswered requests of ours on one link; each is remembered until its end
-STREAMS_MAX: Final = 128  # on which a peer may begin a frame at once: v0.8 uses up to 100, each may hold a frame
 V08_STREAMS_MAX: Final = 100  # of one connection, which a v0.8 peer then ends
 UNVERIFIED_STREAMS_MAX: Final = 45  # messages on a connection that we dialed to such a peer: a CALL may need a CANCEL
-UNASKED: Final = -1  # timestamp of what needs no answer, or is none; questions of callers count from 0 up
-SELVES_MAX: Final = 64  # connections with ourselves that are remembered until our other end has heard of it
+UNASKED: Final = -1  # timestamp of a PONG that answers nothing; our PINGs count down from -2, callers up from 0
+LINK_CREDIT: Final = "link"  # scope of a CREDIT that is about all of a link
+DIALER_KEEPALIVE_SHARE: Final = 0.9  # who dialed asks first, and the other one, who hears it, need not
 
 _PROBES: Final = (wire.Ping, wire.SwimPing, wire.SwimPingReq, wire.SwimAck)  # signs of life share one allowance
 _FAREWELLS: Final = (ErrorCode.NORMAL, ErrorCode.CLOSING)
 _QUIC_REFUSED: Final = 1  # QUIC application error code of every close that is not a farewell
-_TRUST_REFUSALS: Final[Mapping[ErrorCode | None, type[TrustError]]] = {
-    ErrorCode.BAD_PROOF: TrustError,
-    ErrorCode.PROOF_REQUIRED: TrustError,
-    ErrorCode.WRONG_PEER: TrustError,
-    ErrorCode.UNTRUSTED: TrustError,
-    ErrorCode.OWN_IDENTITY: TrustError,
-    ErrorCode.IDENTITY_CONFLICT: TrustError,
-    ErrorCode.REALM_MISMATCH: RealmMismatch,
-}
+_SIGNS_OF_LIFE: Final = frozenset((MessageType.PING, MessageType.PONG, MessageType.CREDIT))  # keep no link in use
+_EXEMPT: Final = _SIGNS_OF_LIFE | {MessageType.CANCEL, MessageType.DISCONNECT}  # from credit (DESIGN section 6)
 
 
 class LinkState(enum.Enum):
@@ -85,113 +79,62 @@ class LinkState(enum.Enum):
     CLOSED = "closed"
 
 
-@attrs.define(eq=False)
-class LinkCounters:
-    """Frames of all links of a node.  Only ever grows."""
-
-    sent: Counter[str] = attrs.field(factory=Counter)
-    received: Counter[str] = attrs.field(factory=Counter)
-    unknown_type: int = 0
-    unexpected: int = 0
-    unhandled: int = 0
-    excess: int = 0
-    refused: Counter[str] = attrs.field(factory=Counter)
-
-
-@attrs.define(eq=False, kw_only=True)
-class LinkContext:
-    """What all links of a node share.
-
-    Attributes:
-      party: what we say of ourselves.
-      handlers: who takes the messages that peers send on their own.
-      wall_clock_ms: Unix time, for PONG's ``server_time`` and the dates of certificates.
-      admit: asked about a peer whose proof is good, before it is answered; raises `TrustError` to refuse it.
-      offended: called when a peer broke the rules of the wire, or brought a false proof.
-      opened: called when a link becomes live.
-      closed: called when a link that was live has ended.
-      observed: told where a proven peer that we dialed says that it sees us.
-    """
-
-    party: LocalParty
-    handlers: Mapping[type[Message], MessageHandler[Any]]
-    wall_clock_ms: Callable[[], int]
-    events: EventBus
-    admit: Callable[[RemoteParty], None]
-    offended: Callable[[QuicLink], None]
-    opened: Callable[[QuicLink], None]
-    closed: Callable[[QuicLink], None]
-    observed: Callable[[QuicLink, Address], None] = lambda _link, _address: None
-    counters: LinkCounters = attrs.field(factory=LinkCounters)
-    _selves: dict[bytes, None] = attrs.field(factory=dict, init=False)
-
-    def note_self(self, binding: bytes) -> None:
-        """Note a connection on whose other end we are ourselves."""
-        self._selves[binding] = None
-        if len(self._selves) > SELVES_MAX:
-            del self._selves[next(iter(self._selves))]
-
-    def is_self(self, binding: bytes) -> bool:
-        """Whether we are on both ends of a connection; what its other end says is a claim."""
-        return binding in self._selves
-
-
-@attrs.define(eq=False)
-class _Pending:
-    """One request of ours that waits for its reply."""
-
-    reply_type: type[Message]
-    stream_id: int
-    done: trio.Event = attrs.field(factory=trio.Event)
-    outcome: Message | MeshError | None = None
-
-    def resolve(self, outcome: Message | MeshError) -> None:
-        if self.outcome is None:  # the reply that came counts, even when the link ended behind it
-            self.outcome = outcome
-            self.done.set()
-
-
-class QuicLink:
+class QuicLink(PeerFacts):
     """`macula_trio.abc.Link` over one QUIC connection; also that connection's handler.
 
     Args:
       context: shared by the links of a node.
       connection: just dialed or accepted.
       expected: whom we dial for; None when only the address is known, or when the peer dialed us.
+      replaces: `link_id` of the link in whose place we dial this one.
+      is_passing: we dial it for one thing, and close it then; the peer is told.
+
+    Attributes:
+      is_passing: as above.
+      succession: its place among the links to its peer.
+      is_introduced: our CONNECT has left, so the peer may take the link at any moment.
     """
 
-    def __init__(self, context: LinkContext, connection: Connection, *, expected: NodeId | None = None) -> None:
+    def __init__(
+        self,
+        context: LinkContext,
+        connection: Connection,
+        *,
+        expected: NodeId | None = None,
+        replaces: bytes | None = None,
+        is_passing: bool = False,
+    ) -> None:
+        now = trio.current_time()
         self._context = context
         self._connection = connection
         self._expected = expected
+        self._replaces = replaces
         self._state = LinkState.CONNECTING
         self._settled = trio.Event()  # live or closed
         self._error: MeshError | None = None
+        self._end_reason: str | None = None  # for the count of ends, when QUIC's reason does not say it
         self._peer: RemoteParty | None = None
-        self._decoders: dict[int, FrameDecoder] = {}
+        self._inbox = Inbox(self._payload_max)
         self._has_control = connection.is_dialed  # the stream is the dialer's to open; before that nobody can write
-        self._pending: dict[tuple[str, object], _Pending] = {}
+        self._asks = Asks()
         self._close_callbacks: dict[Callable[[], None], None] = {}
-        self._peer_is_leaving = False
-        self._backlog = Backlog(connection.random_bytes)
+        self._peer_is_leaving = self._was_lost = False
+        self._sent = SendWindow()
+        self._taken = ReceiveWindow()
         self._room = trio.Event()  # some of it was taken
-        self._heard_at = trio.current_time()
         self._budget = LinkBudget()
-        self._probed_at: float | None = None
+        self._liveness = Liveness(context.keepalive_s * (DIALER_KEEPALIVE_SHARE if self.is_dialed else 1.0), now)
+        self._unsent_then = 0  # when it was looked at last
+        self._used_at = self._introduced_at = now
         self._reserved = 0
         self._told_address: Address | None = None  # where we told a peer that dialed us that we see it
+        self._ending = Ending()
+        self._ending_since = inf
+        self.succession = Succession()
+        self.is_introduced: bool = False
+        self.is_passing: bool = is_passing
 
     # -- what others see ----------------------------------------------------------------------------------------
-
-    @property
-    def node_id(self) -> NodeId | None:
-        """The peer's id: proven if `verified`, else claimed or None."""
-        return None if self._peer is None else self._peer.node_id
-
-    @property
-    def verified(self) -> bool:
-        """Whether the peer proved its id."""
-        return self._peer is not None and self._peer.verified
 
     @property
     def is_probe(self) -> bool:
@@ -199,82 +142,86 @@ class QuicLink:
         return self.verified and self.node_id == self._context.party.judge.probe
 
     @property
-    def instance(self) -> bytes | None:
-        """Which run of the peer this is."""
-        return None if self._peer is None else self._peer.instance
-
-    @property
-    def trusted_until_ms(self) -> float:
-        """Until when the policy lets the peer in, Unix time; that is when its certificate expires."""
-        return inf if self._peer is None else self._peer.trusted_until_ms
-
-    @property
-    def capabilities(self) -> frozenset[str]:
-        """What the peer announced."""
-        return frozenset() if self._peer is None else self._peer.capabilities
-
-    @property
-    def endpoint(self) -> str | None:
-        """Where the peer says that it can be dialed."""
-        return None if self._peer is None else self._peer.endpoint
-
-    @property
-    def proven_endpoint(self) -> str | None:
-        """The announced endpoint when this link shows that it reaches the peer.
-
-        A node listens and dials on one socket, so an announced endpoint that is where the peer's datagrams come
-        from has been shown by QUIC's own address validation to reach it (docs/design/routing-table.md).
-        """
-        if self.endpoint is None:
-            return None
-        try:
-            announced = told_address(self.endpoint, self.peer_host)
-        except ValueError:
-            return None
-        return format_endpoint(announced) if announced == self.peer_address else None
-
-    @property
-    def dialed_endpoint(self) -> str | None:
-        """Where we dialed it; None when the peer dialed us."""
-        return format_endpoint(self.peer_address) if self.is_dialed else None
-
-    @property
     def whole(self) -> Self:
         """Itself; see `OneStream`."""
         return self
 
     @property
-    def is_dialed(self) -> bool:
-        """Whether we dialed it."""
-        return self._connection.is_dialed
-
-    @property
-    def peer_address(self) -> Address:
-        """Where its datagrams come from."""
-        return path_address(self._connection.path)
-
-    @property
-    def peer_host(self) -> str:
-        """The same without the port."""
-        return self.peer_address[0]
+    def heir(self) -> QuicLink:
+        """The link on which what is new goes: itself, or the one that has come into its place."""
+        link: QuicLink = self
+        while link.succession.successor is not None:
+            link = link.succession.successor
+        return link
 
     @property
     def is_closed(self) -> bool:
-        """Whether it has ended."""
-        return self._state is LinkState.CLOSED
+        """Whether it has ended, and no other one is in its place."""
+        return self.heir._state is LinkState.CLOSED
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether one of the two sides says nothing new on it any more."""
+        return self._ending.is_under_way
+
+    @property
+    def peer_has_finished(self) -> bool:
+        """Whether the peer says nothing new on it any more."""
+        return self._ending.peer_has_finished
+
+    @property
+    def may_bring_more(self) -> bool:
+        """Whether something may come yet that the peer has sent on it."""
+        return self._state is LinkState.LIVE and not self._ending.peer_has_finished
 
     @property
     def is_congested(self) -> bool:
         """Whether more than 1 MiB is on its way.
 
-        Who proves nothing may be v0.8, which does not survive our PINGs; of such a peer we know only what has left.
+        Who proves nothing may be v0.8, which knows no CREDIT; of such a peer we know only what has left.
         """
-        return self._backlog.is_congested if self.verified else self._connection.unsent_bytes > WINDOW_BYTES
+        link = self.heir
+        return link._connection.unsent_bytes > WINDOW_BYTES or link._sent.is_congested
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is under way that would be lost with it."""
+        return bool(self._asks or self._close_callbacks or self._connection.unsent_bytes)
+
+    @property
+    def is_worn(self) -> bool:
+        """Whether its connection has done so much that another one should take over."""
+        return self._connection.is_worn
 
     @property
     def peer_is_leaving(self) -> bool:
         """Whether the peer said goodbye to the mesh."""
         return self._peer_is_leaving
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether this very connection has ended."""
+        return self._state is LinkState.CLOSED
+
+    @property
+    def was_lost(self) -> bool:
+        """Whether it has ended without either side wanting it to."""
+        return self._was_lost
+
+    @property
+    def end(self) -> str:
+        """Why it has ended; empty while it has not."""
+        return str(self._error or "")
+
+    @property
+    def round_trip_s(self) -> float | None:
+        """Smoothed round trip to the peer; None before it was measured."""
+        return self._liveness.round_trip_s
+
+    @property
+    def used_at(self) -> float:
+        """When something else than signs of life went either way last; on Trio's clock."""
+        return self._used_at
 
     async def wait_live(self) -> None:
         """Wait until both sides have accepted each other.
@@ -300,19 +247,41 @@ class QuicLink:
         """Whether we dialed it, and `reserve` has places left."""
         return self.is_dialed and self._reserved < UNVERIFIED_STREAMS_MAX
 
+    def add_close_callback(self, callback: Callable[[], None]) -> None:
+        """Call back once at the end, which is that of the last link in its place."""
+        link = self.heir
+        if link._state is LinkState.CLOSED:
+            callback()
+        else:
+            link._close_callbacks[callback] = None
+
+    def remove_close_callback(self, callback: Callable[[], None]) -> None:
+        """Forget a callback."""
+        link = self.heir
+        link._close_callbacks.pop(callback, None)
+        link._go_on_ending()
+
+    # -- what goes out ------------------------------------------------------------------------------------------
+
     @property
     def _stream(self) -> int:
-        """For what we say on our own: the control stream; to a v0.8 peer, which reads a stream whole, a new one."""
-        if not (self._state is LinkState.LIVE and self.is_dialed and not self.verified):
+        """For what we say on our own: the control stream; where that will not do, a new one for every frame.
+
+        A v0.8 peer reads a stream whole; and of a link whose control stream has ended, answers still go out.
+        """
+        if self._state is not LinkState.LIVE:
+            return CONTROL_STREAM
+        if not (self._ending.has_finished if self.verified else self.is_dialed):
             return CONTROL_STREAM
         stream_id = self._connection.open_stream()
-        if stream_id >= 4 * V08_STREAMS_MAX:
+        if not self.verified and stream_id >= 4 * V08_STREAMS_MAX:
             raise NotSent(f"{self._label()} reads no more than {V08_STREAMS_MAX} streams of one connection")
         return stream_id
 
     def send_nowait(self, message: Message) -> None:
         """Put one message on the way."""
-        self.send_on(self._stream, message)
+        link = self.heir
+        link.send_on(link._stream, message)
 
     def send_frame_nowait(self, frame: bytes) -> None:
         """Put one encoded frame on the way.
@@ -320,25 +289,37 @@ class QuicLink:
         Raises:
           PeerUnavailable: the link is not live.
         """
+        link = self.heir
+        link._require_live()
+        link._write_frame(link._stream, frame)
+
+    def send_on(self, stream_id: int, message: Message) -> None:
+        """Put one message on a stream.
+
+        Raises:
+          NotSent: the link is not live.
+        """
         self._require_live()
-        self._write_frame(self._stream, frame)
+        self._write(stream_id, message)
 
     async def ask(self, request: Message, reply_type: type[ReplyT]) -> ReplyT:
         """Send a request and wait for its reply."""
         key = correlation_of(request)
         assert key is not None, "not a request"
         assert key[1] is not None, "a request needs something to tell its reply by"
-        assert key not in self._pending, "correlation used twice"
-        if len(self._pending) >= ASKS_MAX:
-            raise NotSent(f"{self._label()}: {ASKS_MAX} requests are waiting for their answers already")
+        self.heir._asks.require_room(self._label())
         await self.wait_writable()
-        stream_id = self._stream
-        pending = self._pending[key] = _Pending(reply_type, stream_id)
+        link = self.heir
+        if link._ending.has_begun:
+            raise NotSent(f"{self._label()}: this link is ending")
+        stream_id = link._stream
+        pending = link._asks.begin(key, reply_type, stream_id)
         try:
-            self.send_on(stream_id, request)
+            link.send_on(stream_id, request)
             await pending.done.wait()
         finally:
-            del self._pending[key]
+            pending.home.end(key, pending)
+            link.heir._go_on_ending()
         if isinstance(pending.outcome, reply_type):
             return pending.outcome
         if isinstance(pending.outcome, MeshError):
@@ -351,22 +332,81 @@ class QuicLink:
         """Wait until less than 1 MiB is on its way."""
         await trio.lowlevel.checkpoint()
         while self.is_congested and not self.is_closed:
-            await self._room.wait()
+            await self.heir._room.wait()
 
-    def check_alive(self, now: float, patience_s: float) -> None:
-        """Ask a silent peer that something depends on for a sign of life; end the link when none comes.
+    def _require_live(self) -> None:
+        if self._state is not LinkState.LIVE:
+            raise NotSent(str(self._error or f"{self._label()}: not connected yet"))
+
+    def _write(self, stream_id: int, message: Message) -> None:
+        self._write_frame(stream_id, encode_message(message))
+
+    def _write_frame(self, stream_id: int, frame: bytes) -> None:
+        kind = frame[1]  # the second byte of a frame is its type
+        self._context.counters.sent[MessageType(kind).name] += 1
+        is_alone = self._ending.has_finished and stream_id != CONTROL_STREAM
+        self._connection.write(stream_id, frame, end_stream=is_alone)
+        if self._state is not LinkState.LIVE:
+            return
+        if kind not in _SIGNS_OF_LIFE:
+            self._used_at = trio.current_time()
+        if kind not in _EXEMPT and self.verified:
+            self._sent.wrote(len(frame))
+            if self._sent.is_hopeless:
+                self._give_up_on_reader(self._sent.size)
+        if self._connection.unsent_bytes > BACKLOG_BYTES_MAX:
+            self._give_up_on_reader(self._connection.unsent_bytes)
+
+    def _give_up_on_reader(self, backlog: int) -> None:
+        """No DISCONNECT: it would only lie behind the rest."""
+        self._state = LinkState.CLOSED
+        self._error = PeerUnavailable(f"{self._label()} has not taken {backlog} bytes")
+        self._connection.close(ErrorCode.LIMIT_EXCEEDED, error_code=_QUIC_REFUSED)
+
+    def _tell_room(self) -> None:
+        self._room.set()
+        self._room = trio.Event()
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def look(self, late_s: float) -> float:
+        """Do what time demands: signs of life, new judgements, an end to what does not end; returns when to look again.
 
         Args:
-          now: on Trio's clock.
-          patience_s: how long silence is nothing to worry about.
+          late_s: by which our timers run late.
         """
-        if self._state is not LinkState.LIVE or now - self._heard_at < patience_s:
-            return
-        if self._probed_at is not None and now - self._probed_at >= patience_s:
-            self.close(ErrorCode.SILENT, f"silent for {now - self._heard_at:.1f} s")
-        elif self._probed_at is None and (self._pending or self._close_callbacks):
-            self._probed_at = now
-            self._write(self._stream, wire.Ping(timestamp=UNASKED))
+        now, now_ms = trio.current_time(), self._context.wall_clock_ms()
+        if self.trusted_until_ms <= now_ms:
+            self.judge_again(now_ms)
+        if self._state is not LinkState.LIVE:
+            return inf
+        unsent = self._connection.unsent_bytes
+        if unsent < self._unsent_then:
+            self._liveness.stalled(now)  # our PINGs lie behind what has yet to leave; it moves, so the peer is there
+        self._unsent_then = unsent
+        self.tell_observed()
+        if self._ending.has_finished:
+            return self._watch_ending(now, late_s)
+        depends = self.verified or bool(self._asks or self._close_callbacks)
+        verdict = self._liveness.judge(now, late_s) if depends else Verdict.FINE
+        if verdict is Verdict.PING:
+            self.ask_for_life()
+        elif verdict is Verdict.GONE:
+            self._was_lost = True
+            self.close(ErrorCode.SILENT, f"silent for {now - self._liveness.heard_at:.1f} s")
+        return min(now + self._context.keepalive_s / 2, self._liveness.due_at(late_s) if depends else inf)
+
+    def ask_for_life(self) -> None:
+        """Send a PING; its answer is told to `LinkContext.alive`, and the lack of it ends the link (`look`)."""
+        if self._state is LinkState.LIVE and not self._ending.has_finished:
+            number = self._liveness.pinged(trio.current_time())
+            self._write(self._stream, wire.Ping(timestamp=UNASKED - number))
+
+    def _hear_pong(self, pong: wire.Pong) -> None:
+        """One that no caller waits for."""
+        self._hear_observed(pong)
+        if self._liveness.answered(UNASKED - pong.timestamp, trio.current_time()):
+            self._context.alive(self)
 
     def tell_observed(self) -> None:
         """Tell a proven peer that dialed us where we see it, if that has changed under the link."""
@@ -375,7 +415,7 @@ class QuicLink:
             self._told_address = seen_at
             now_ms = self._context.wall_clock_ms()
             told = wire.Pong(timestamp=UNASKED, server_time=now_ms, observed=format_endpoint(seen_at))
-            self._write(CONTROL_STREAM, told)
+            self._write(self._stream, told)
 
     def _hear_observed(self, pong: wire.Pong) -> None:
         """Whoever we dialed saw us as others do; who dialed us himself knows only what he dialed."""
@@ -392,97 +432,113 @@ class QuicLink:
         except TrustError as exc:
             self._refuse(exc)
 
-    def add_close_callback(self, callback: Callable[[], None]) -> None:
-        """Call back once at the end."""
-        if self.is_closed:
-            callback()
-        else:
-            self._close_callbacks[callback] = None
+    # -- an end in order ------------------------------------------------------------------------------------------
 
-    def remove_close_callback(self, callback: Callable[[], None]) -> None:
-        """Forget a callback."""
-        self._close_callbacks.pop(callback, None)
+    def retreat(self, successor: QuicLink | None, *, reason: str) -> None:
+        """Say nothing new here, hear what is under way, then close (`Ending`).
 
-    def close(self, code: ErrorCode = ErrorCode.NORMAL, message: str = "") -> None:
-        """Say DISCONNECT, flush and close, now."""
-        if self.is_closed:
+        Args:
+          successor: speaks in its place; what waits here for an answer, or for the end, goes over to it.
+          reason: for the count of ends.
+        """
+        if self._state is not LinkState.LIVE or not self.verified or self._ending.has_begun:
             return
+        self._end_reason = reason
+        self._ending_since = trio.current_time()
+        self._ending.begin(is_replaced=successor is not None, is_dialed=self.is_dialed)
+        if successor is not None:
+            successor.wait_for(self)
+            self.succession.successor = successor
+            self._asks.move_to(successor._asks)
+            successor._close_callbacks |= self._close_callbacks
+            self._close_callbacks.clear()
+            self._tell_room()
+        self._go_on_ending()
+
+    def resume(self) -> None:
+        """Go on as before, if the last was not said yet: the successor has died."""
+        if self._ending.retract():
+            self._end_reason = None
+            self.succession.successor = None
+
+    def wait_for(self, predecessor: QuicLink) -> None:
+        """Act on nothing new that comes here before all that was sent on a predecessor has come."""
+        if predecessor.may_bring_more:
+            self.succession.follow(self, predecessor, predecessor.succession)
+
+    def _go_on_ending(self) -> None:
+        while self._state is LinkState.LIVE:
+            step = self._ending.next_step(asks=len(self._asks), works=bool(self._close_callbacks))
+            if step is Step.FINISH:
+                self._connection.write(CONTROL_STREAM, b"", end_stream=True)
+                self._ending.has_finished = True
+            elif step is Step.CLOSE:
+                self._error = PeerUnavailable(f"{self._label()}: link was closed: {self._end_reason}")
+                self._connection.close(ErrorCode.NORMAL)
+            else:
+                break
+
+    def _peer_finished(self) -> None:
+        """The peer's control stream has ended: it says nothing new here."""
+        self._ending.peer_has_finished = True
+        self._let_followers_go_on()
+        if self._state is LinkState.LIVE and not self._ending.has_begun:
+            self._context.ending(self)
+        self._go_on_ending()
+
+    def _watch_ending(self, now: float, late_s: float) -> float:
+        """The peer may have died meanwhile, or its last word may be lost: nobody waits for ever."""
+        patience_s = PROBES * self._liveness.probe_s(late_s)
+        quiet_since = max(self._ending_since, self._liveness.heard_at)
+        if now >= quiet_since + patience_s and not self._asks and not self._close_callbacks:
+            self.close(ErrorCode.NORMAL, f"nothing came for {now - quiet_since:.1f} s while it ended")
+            return inf
+        return max(now, quiet_since) + patience_s
+
+    def _let_followers_go_on(self) -> None:
+        for follower in self.succession.ended(self):
+            follower._take_queued()
+
+    def _take_queued(self, *, now_or_never: bool = False) -> None:
+        try:
+            while self._state is LinkState.LIVE and (entry := self.succession.take(now_or_never=now_or_never)):
+                self._take(*entry)
+        except (RemoteProtocolError, LocalProtocolError) as exc:
+            self._broken(exc)
+
+    # -- the end ------------------------------------------------------------------------------------------------
+
+    def close(self, code: ErrorCode = ErrorCode.NORMAL, message: str = "", *, reason: str | None = None) -> None:
+        """Say DISCONNECT, flush and close, now.
+
+        Args:
+          code: for the peer.
+          message: for the peer, and for those who wait here.
+          reason: for the count of ends; the code by default.
+        """
+        if self._state is LinkState.CLOSED:
+            return
+        self._end_reason = reason or self._end_reason or code.value
         has_something_to_say = self._peer is not None or code is not ErrorCode.NORMAL
-        if self._connection.binding and self._has_control and has_something_to_say:
+        can_say_it = self._connection.binding and self._has_control and not self._ending.has_finished
+        if has_something_to_say and can_say_it:
             self._write(CONTROL_STREAM, wire.Disconnect(reason=code.value, message=clip(message)))
         self._error = self._error or PeerUnavailable(f"{self._label()}: link was closed: {message or code.value}")
         self._connection.close(code, error_code=0 if code in _FAREWELLS else _QUIC_REFUSED)
 
-    # -- the connection's handler --------------------------------------------------------------------------------
-
-    def handshake_completed(self) -> None:
-        """TLS is through: the dialer introduces itself."""
-        if self.is_dialed:
-            binding = self._connection.binding
-            self._write(CONTROL_STREAM, make_connect(self._context.party, binding=binding, peer=self._expected))
-
-    def stream_data_received(self, stream_id: int, data: bytes, end_stream: bool) -> None:
-        """Cut frames and act on each."""
-        self._has_control |= stream_id == CONTROL_STREAM
-        self._heard_at, self._probed_at = trio.current_time(), None
-        if not self.verified:  # nothing else tells that it has taken something
-            self._tell_room()
-        try:
-            self._cut_frames(stream_id, data, end_stream=end_stream)
-        except RemoteProtocolError as exc:
-            self._refuse(exc)
-        except LocalProtocolError as exc:
-            # An answer of ours that cannot be encoded: a bug, and yet no peer may end the node by finding it.
-            logger.exception("no answer to %s", self._label())
-            self.close(ErrorCode.INTERNAL_ERROR, type(exc).__name__)
-
-    def _cut_frames(self, stream_id: int, data: bytes, *, end_stream: bool) -> None:
-        decoder = self._decoders.get(stream_id)
-        if decoder is None:
-            if len(self._decoders) >= STREAMS_MAX:
-                raise RemoteProtocolError(f"more than {STREAMS_MAX} streams", code=ErrorCode.LIMIT_EXCEEDED)
-            decoder = self._decoders[stream_id] = FrameDecoder(payload_max=self._payload_max(stream_id))
-        decoder.receive_data(data)
-        frames = 0
-        while (frame := decoder.next_frame()) is not None:
-            frames += 1
-            self._frame_received(stream_id, frame)
-            if self.is_closed:
-                return
-            decoder.payload_max = self._payload_max(stream_id)
-        self._endure(frames, len(data))
-        if end_stream:
-            decoder.end()
-            del self._decoders[stream_id]
-            if stream_id == CONTROL_STREAM and self.verified:
-                self._peer_left(ErrorCode.NORMAL, "")
-
-    def _endure(self, frames: int, size: int) -> None:
-        """Bound what one peer brings in a while, and what it leaves unfinished."""
-        self._connection.worked(frames)
-        budget, now = self._budget, self._heard_at
-        if not (budget.frames.take(frames, now) and budget.bytes.take(size, now)):
-            raise RemoteProtocolError("more in a second than anybody may send", code=ErrorCode.LIMIT_EXCEEDED)
-        if sum(decoder.buffered for decoder in self._decoders.values()) > BUFFERED_BYTES_MAX:
-            raise RemoteProtocolError("too many unfinished frames", code=ErrorCode.LIMIT_EXCEEDED)
-
-    def stream_reset(self, stream_id: int) -> None:
-        """Without its control stream a link is nothing."""
-        self._decoders.pop(stream_id, None)
-        if stream_id == CONTROL_STREAM:
-            self.close(ErrorCode.UNEXPECTED_MESSAGE, "the control stream was reset")
-
     def connection_lost(self, reason: CloseReason, detail: str) -> None:
         """Tell everybody who waits."""
         was_live = self._peer is not None
+        self._was_lost |= reason is CloseReason.IDLE
+        if reason is CloseReason.CLOSED_BY_PEER:
+            self._take_queued(now_or_never=True)  # it was sent before the end
         self._state = LinkState.CLOSED
         if self._error is None:
             text = f"{self._label()}: {reason.value}" + (f" ({detail})" if detail else "")
-            code = ErrorCode.UNTRUSTED if reason is CloseReason.UNTRUSTED else _code(detail)
+            code = ErrorCode.UNTRUSTED if reason is CloseReason.UNTRUSTED else code_of(detail)
             self._error = self._farewell(code, text)
-        for pending in self._pending.values():
-            pending.resolve(PeerUnavailable(str(self._error)))
-        self._decoders.clear()
+        self._asks.fail(str(self._error))
+        self._inbox.clear()
         self._settled.set()
         self._room.set()
         callbacks, self._close_callbacks = self._close_callbacks, {}
@@ -491,15 +547,70 @@ class QuicLink:
         if reason is CloseReason.FAILED and self._connection.binding:  # before, the address may be forged
             self._context.offended(self)
         if was_live:
+            self._context.counters.closed[self._end_reason or reason.name.lower()] += 1
             if not self.is_probe:
-                self._context.events.emit("link.closed", peer=_hex(self.node_id), reason=str(self._error))
+                self._context.events.emit("link.closed", peer=hex_or_none(self.node_id), reason=str(self._error))
             self._context.closed(self)
+        self._let_followers_go_on()
 
-    # -- inside --------------------------------------------------------------------------------------------------
+    # -- the connection's handler --------------------------------------------------------------------------------
 
-    def _label(self) -> str:
-        at = format_endpoint(self.peer_address)
-        return f"node {self.node_id.short} at {at}" if self.node_id else f"peer at {at}"
+    def handshake_completed(self) -> None:
+        """TLS is through: the dialer introduces itself."""
+        if self.is_dialed:
+            party, binding = self._context.party, self._connection.binding
+            self.is_introduced = True
+            self._introduced_at = trio.current_time()
+            connect = make_connect(
+                party, binding=binding, peer=self._expected, replaces=self._replaces, is_passing=self.is_passing
+            )
+            self._write(CONTROL_STREAM, connect)
+
+    def stream_data_received(self, stream_id: int, data: bytes, end_stream: bool) -> None:
+        """Cut frames and act on each."""
+        self._has_control |= stream_id == CONTROL_STREAM
+        self._liveness.heard(trio.current_time())
+        if not self.verified:  # nothing else tells that it has taken something
+            self._tell_room()
+        try:
+            self._cut_frames(stream_id, data, end_stream=end_stream)
+        except (RemoteProtocolError, LocalProtocolError) as exc:
+            self._broken(exc)
+
+    def stream_reset(self, stream_id: int) -> None:
+        """Without its control stream a link is nothing."""
+        self._inbox.forget(stream_id)
+        if stream_id == CONTROL_STREAM:
+            self.close(ErrorCode.UNEXPECTED_MESSAGE, "the control stream was reset")
+
+    # -- what comes in --------------------------------------------------------------------------------------------
+
+    def _broken(self, error: RemoteProtocolError | LocalProtocolError) -> None:
+        if isinstance(error, RemoteProtocolError):
+            self._refuse(error)
+        else:  # an answer of ours that cannot be encoded: a bug, and yet no peer may end the node by finding it
+            logger.error("no answer to %s", self._label(), exc_info=error)
+            self.close(ErrorCode.INTERNAL_ERROR, type(error).__name__)
+
+    def _cut_frames(self, stream_id: int, data: bytes, *, end_stream: bool) -> None:
+        frames = 0
+        for frame, size in self._inbox.receive(stream_id, data, end_stream=end_stream):
+            frames += 1
+            self._frame_received(stream_id, frame, size)
+            if self._state is LinkState.CLOSED:
+                return
+        self._endure(frames, len(data))
+        if end_stream and stream_id == CONTROL_STREAM and self.verified:
+            self._peer_finished()
+
+    def _endure(self, frames: int, size: int) -> None:
+        """Bound what one peer brings in a while, and what waits of it."""
+        self._connection.worked(frames)
+        budget, now = self._budget, self._liveness.heard_at
+        if not (budget.frames.take(frames, now) and budget.bytes.take(size, now)):
+            raise RemoteProtocolError("more in a second than anybody may send", code=ErrorCode.LIMIT_EXCEEDED)
+        if self.succession.queued_bytes > BUFFERED_BYTES_MAX:
+            raise RemoteProtocolError("too much before an earlier link has ended", code=ErrorCode.LIMIT_EXCEEDED)
 
     def _payload_max(self, stream_id: int) -> int:
         """Before the proof one small frame on the control stream is all that a peer may send."""
@@ -509,21 +620,38 @@ class QuicLink:
             raise RemoteProtocolError("a second stream before the proof", code=ErrorCode.PROOF_REQUIRED)
         return HANDSHAKE_PAYLOAD_BYTES_MAX
 
-    def _frame_received(self, stream_id: int, frame: Frame) -> None:
+    def _frame_received(self, stream_id: int, frame: Frame, size: int) -> None:
         message = None if frame.body is None else decode_message(frame)
         if message is None:
             self._context.counters.unknown_type += 1
             self._endure_noise()
             if self._state is not LinkState.LIVE:
                 raise RemoteProtocolError("an unknown message before the proof", code=ErrorCode.PROOF_REQUIRED)
+            self._credit(frame.type, size)
             return
         self._context.counters.received[MessageType(frame.type).name] += 1
-        if isinstance(message, wire.Disconnect):
-            self._peer_left(_code(message.reason), message.message)
-        elif self._state is LinkState.CONNECTING:
-            self._first_message(stream_id, message)
+        if self._state is LinkState.CONNECTING:
+            if isinstance(message, wire.Disconnect):
+                self._peer_left(message)
+            else:
+                self._first_message(stream_id, message)
+        elif self.succession.must_wait(message):
+            self.succession.put((stream_id, message, frame.type, size))
         else:
-            self._dispatch(stream_id, message)
+            self._take(stream_id, message, frame.type, size)
+
+    def _take(self, stream_id: int, message: Message, kind: int, size: int) -> None:
+        if kind not in _SIGNS_OF_LIFE:
+            self._used_at = trio.current_time()
+        self._dispatch(stream_id, message)
+        self._credit(kind, size)
+
+    def _credit(self, kind: int, size: int) -> None:
+        """Tell a proven peer now and then how much was taken of what it sent."""
+        if self.verified and kind not in _EXEMPT:
+            total = self._taken.took(size)
+            if total is not None and self._state is LinkState.LIVE and not self._ending.has_finished:
+                self._write(CONTROL_STREAM, wire.Credit(scope=LINK_CREDIT, id=b"", credit=total))
 
     def _first_message(self, stream_id: int, message: Message) -> None:
         party, binding = self._context.party, self._connection.binding
@@ -567,77 +695,86 @@ class QuicLink:
             self._refuse(exc)
 
     def _become_live(self, peer: RemoteParty) -> None:
-        if self.is_closed:
+        if self._state is LinkState.CLOSED:
             return  # by our PONG, if the peer has refused the stream: nobody would tell us of the end once more
         self._peer = peer
         self._state = LinkState.LIVE
+        if self.is_introduced:
+            self._liveness.measured(trio.current_time() - self._introduced_at)
         self._connection.proven()
         self._settled.set()
         if not self.is_probe:
             self._context.events.emit(
                 "link.opened",
-                peer=_hex(self.node_id),
+                peer=hex_or_none(self.node_id),
                 endpoint=self.endpoint,
                 dialed=self.is_dialed,
                 verified=self.verified,
             )
         if peer.clock_differs and peer.clock_ahead_ms is not None:
             address, seconds = format_endpoint(self.peer_address), round(peer.clock_ahead_ms / 1000)
-            self._context.events.emit("clock.differs", peer=_hex(self.node_id), address=address, ahead_s=seconds)
+            self._context.events.emit("clock.differs", peer=hex_or_none(self.node_id), address=address, ahead_s=seconds)
         self._context.opened(self)
 
     def _dispatch(self, stream_id: int, message: Message) -> None:
-        if isinstance(message, _PROBES) and not self._budget.pings.take(1, self._heard_at):
+        if isinstance(message, _PROBES) and not self._budget.pings.take(1, self._liveness.heard_at):
             self._context.counters.excess += 1
             return
         if isinstance(message, wire.Pong) and message.timestamp < 0:
-            self._probe_answered(message.timestamp)
-            self._hear_observed(message)
-            return
-        if is_reply(message) or may_be_reply(message):
-            pending = self._pending_for(stream_id, message)
-            if pending is not None and pending.outcome is None:
-                pending.resolve(message)
-                return
-            if is_reply(message):
-                self._context.counters.unexpected += 1  # late, or nobody asked
-                return
-        if isinstance(message, wire.Ping):
+            self._hear_pong(message)
+        elif self._resolve(stream_id, message):
+            pass
+        elif is_reply(message):
+            self._context.counters.unexpected += 1  # late, or nobody asked
+        elif isinstance(message, wire.Ping):
             pong = wire.Pong(timestamp=message.timestamp, server_time=self._context.wall_clock_ms())
             self._write(self._reply_stream(stream_id), pong)
-            return
-        if isinstance(message, wire.Connect):
+        elif isinstance(message, wire.Disconnect):
+            self._peer_left(message)
+        elif isinstance(message, wire.Connect):
             self._late_connect(stream_id, message)
-            return
+        elif isinstance(message, wire.Credit) and message.scope == LINK_CREDIT:
+            if self.verified and self._sent.credited(message.credit):
+                self._tell_room()
+        else:
+            self._hand_over(stream_id, message)
+
+    def _resolve(self, stream_id: int, message: Message) -> bool:
+        """Give a reply to whoever waits for it."""
+        if not (is_reply(message) or may_be_reply(message)):
+            return False
+        pending = self.heir._asks.find(message, stream_id, verified=self.verified)
+        if pending is None or pending.outcome is not None:
+            return False
+        pending.resolve(message)
+        return True
+
+    def _hand_over(self, stream_id: int, message: Message) -> None:
+        """Give a message to the service that takes its kind."""
         handler = self._context.handlers.get(type(message))
         if handler is None:
             self._context.counters.unhandled += 1
             self._endure_noise()
-            return
-        reply_stream = self._reply_stream(stream_id)
-        handler(self if reply_stream == CONTROL_STREAM else OneStream(self, reply_stream), message)
-
-    def _pending_for(self, stream_id: int, reply: Message) -> _Pending | None:
-        """Who waits for a reply: by what question and answer share, or by their stream, as v0.8 sends nothing back."""
-        key = correlation_of(reply)
-        if key is not None and key[1] is None and not self.verified:
-            waiting = (p for p in self._pending.values() if p.stream_id == stream_id and p.reply_type is type(reply))
-            return next(waiting, None)
-        return None if key is None else self._pending.get(key)
+        elif self.verified or stream_id == CONTROL_STREAM:
+            handler(self, message)
+        else:
+            handler(OneStream(self, stream_id), message)
 
     def _endure_noise(self) -> None:
-        if not self._budget.noise.take(1, self._heard_at):
+        if not self._budget.noise.take(1, self._liveness.heard_at):
             raise RemoteProtocolError("too many frames that are not for us", code=ErrorCode.LIMIT_EXCEEDED)
 
     def _reply_stream(self, stream_id: int) -> int:
         """Proven peers listen on the control stream; a v0.8 peer on the stream that it asked on."""
-        return CONTROL_STREAM if self.verified else stream_id
+        return self._stream if self.verified else stream_id
 
-    def _peer_left(self, code: ErrorCode | None, message: str) -> None:
-        text = f"{self._label()} said goodbye: {clip(message) or (code.value if code else 'no reason')}"
+    def _peer_left(self, farewell: wire.Disconnect) -> None:
+        code = code_of(farewell.reason)
+        text = f"{self._label()} said goodbye: {clip(farewell.message) or (code.value if code else 'no reason')}"
         self._error = self._farewell(code, text)
         self._note_conflict(code)
         self._peer_is_leaving = code is ErrorCode.CLOSING
+        self._end_reason = self._end_reason or "goodbye"
         self._connection.close(ErrorCode.NORMAL)
 
     def _farewell(self, code: ErrorCode | None, text: str) -> MeshError:
@@ -645,8 +782,7 @@ class QuicLink:
         # Anybody could say so who sits at the address of our bootstrap node for a moment, and we would never ask again.
         if code is ErrorCode.OWN_IDENTITY and self._context.is_self(self._connection.binding):
             return OwnIdentity(text)
-        kind = _TRUST_REFUSALS.get(code)
-        return PeerUnavailable(text) if kind is None else kind(text, code=code)
+        return error_of(code, text)
 
     def _refuse(self, error: TrustError | RemoteProtocolError) -> None:
         code = error.code
@@ -655,7 +791,10 @@ class QuicLink:
         self._context.counters.refused[code.value] += 1
         self._note_conflict(code)
         self._context.events.emit(
-            "link.refused", address=format_endpoint(self.peer_address), peer=_hex(self.node_id), reason=clip(str(error))
+            "link.refused",
+            address=format_endpoint(self.peer_address),
+            peer=hex_or_none(self.node_id),
+            reason=clip(str(error)),
         )
         self._error = type(error)(f"{self._label()}: {error}", code=code) if isinstance(error, TrustError) else error
         self.close(code, str(error))
@@ -666,58 +805,6 @@ class QuicLink:
         """One key is used by two nodes at once: an event for those who run them, and no fight."""
         if code is ErrorCode.IDENTITY_CONFLICT:
             self._context.events.emit("identity_conflict", address=format_endpoint(self.peer_address))
-
-    def _require_live(self) -> None:
-        if self._state is not LinkState.LIVE:
-            raise NotSent(str(self._error or f"{self._label()}: not connected yet"))
-
-    def send_on(self, stream_id: int, message: Message) -> None:
-        """Put one message on a stream.
-
-        Raises:
-          NotSent: the link is not live.
-        """
-        self._require_live()
-        self._write(stream_id, message)
-
-    def _write(self, stream_id: int, message: Message) -> None:
-        self._write_frame(stream_id, encode_message(message))
-
-    def _write_frame(self, stream_id: int, frame: bytes) -> None:
-        self._context.counters.sent[MessageType(frame[1]).name] += 1  # the second byte of a frame is its type
-        self._connection.write(stream_id, frame)
-        self._backlog.wrote(len(frame))
-        if self._state is LinkState.LIVE and self.verified:
-            self._watch_backlog()
-
-    def _watch_backlog(self) -> None:
-        """Learn by a PING behind what was written how much the peer has taken; give up on one that takes nothing."""
-        if self._backlog.is_hopeless:
-            self._state = LinkState.CLOSED  # no DISCONNECT: it would only lie behind the rest
-            self._error = PeerUnavailable(f"{self._label()} has not taken {self._backlog.size} bytes")
-            self._connection.close(ErrorCode.LIMIT_EXCEEDED, error_code=_QUIC_REFUSED)
-        elif (probe := self._backlog.next_probe()) is not None:
-            self._write(CONTROL_STREAM, wire.Ping(timestamp=probe))
-
-    def _probe_answered(self, timestamp: int) -> None:
-        if self._backlog.answered(timestamp):
-            self._tell_room()
-            self._watch_backlog()
-
-    def _tell_room(self) -> None:
-        self._room.set()
-        self._room = trio.Event()
-
-
-def _code(text: str) -> ErrorCode | None:
-    try:
-        return ErrorCode(text)
-    except ValueError:
-        return None
-
-
-def _hex(node_id: NodeId | None) -> str | None:
-    return None if node_id is None else node_id.hex()
 
 
 def _conforms(link: QuicLink, view: LinkView) -> tuple[Link, Link]:

@@ -1,13 +1,14 @@
-"""Who dials, and which of several links to one peer is used: the links of a node (DESIGN section 7).
+"""All links of a node, and which of several to one peer is used and stays (DESIGN section 7).
 
-One link per pair is used for new work.  Of two links with the same ``instance`` of a peer, both sides pick the one
-that the lower NodeId dialed; the other keeps serving what is under way on it and ends by QUIC's idle time-out, so no
-answer is ever cut off.  A new ``instance`` of a peer ends the links of the old one at once.
+The rules are in `choice`, `ending`, `liveness`, `backoff` and `penalties`; here they are applied.  What they are for,
+and what each costs, is in docs/design/connections.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from math import inf
 from typing import Any, Final
 
 import attrs
@@ -17,43 +18,42 @@ from macula_trio._background import Background
 from macula_trio._events import EventBus
 from macula_trio._ids import Contact, NodeId
 from macula_trio._net.quic import Connection, QuicEndpoint
+from macula_trio._peer.choice import choose
+from macula_trio._peer.context import KEEPALIVE_S, LinkContext, LinkCounters
+from macula_trio._peer.dialer import Aim, DialCounters, Dialer, address_of
 from macula_trio._peer.handshake import PER_MESSAGE, LocalParty, RemoteParty
-from macula_trio._peer.link import LinkContext, LinkCounters, QuicLink
+from macula_trio._peer.link import QuicLink
 from macula_trio._peer.penalties import OFFENCES_OF_HOST_MAX, OFFENCES_OF_NODE_MAX, REFUSED_S, Penalties
-from macula_trio._util import Address, format_endpoint, host_group, is_loopback, numeric_endpoint
+from macula_trio._peer.redialer import Redialer
+from macula_trio._peer.upkeep import Upkeep
+from macula_trio._util import Address, host_group, is_loopback
 from macula_trio.abc import Link, LinkTransport, Message, MessageHandler, MessageT
-from macula_trio.errors import ErrorCode, MeshError, NotSent, OwnIdentity, PeerUnavailable, TrustError, no_answer
+from macula_trio.errors import ErrorCode, MeshError, OwnIdentity, PeerUnavailable, TrustError
 
-KEEPALIVE_S: Final = 10.0  # as `NodeConfig` has it
-DIALS_MAX: Final = 128  # dials under way at once; each is a TLS handshake, and peers can provoke some
-DIALS_WAITING_MAX: Final = 4096  # and those that wait for their turn
+LINKS_MAX: Final = 100  # that we dialed and keep, as `NodeConfig` has it
+LINK_IDLE_S: Final = 300.0  # likewise
 LINKS_PER_PEER_MAX: Final = 4  # two by simultaneous dials, and as many that are about to end
 PASSING_LINKS_PER_PEER_MAX: Final = 64  # where one of the two opens one for every message
-FAILED_DIALS_MAX: Final = 3  # of one endpoint within a minute: records of liars must not aim us at a victim
-FAILED_DIALS_PERIOD_S: Final = 60.0
 REPLACED_MAX: Final = 4096  # nodes whose former runs are remembered; who was replaced first is forgotten first
 RUNS_REMEMBERED: Final = 4  # of one node: a service that restarts in a loop leaves many
-FAILED_ENDPOINTS_MAX: Final = 4096  # remembered; the one that failed first is forgotten first
+ACCEPTED_IDLE_SHARE: Final = 1.1  # of the idle time, for what others dialed: they end it first
 
 
-@attrs.define(eq=False)
-class _Dial:
-    """One dial under way, and everybody who waits for it."""
+@attrs.frozen(kw_only=True)
+class LinkPolicy:
+    """How long links live; times in seconds, as `NodeConfig` has them.
 
-    done: trio.Event = attrs.field(factory=trio.Event)
-    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    link: QuicLink | None = None
-    error: MeshError | None = None
+    Attributes:
+      dial_deadline_s: for a connection and both proofs.
+      keepalive_s: how long a peer may be silent before it is asked for a sign of life.
+      links_max: of those that we dialed are kept.
+      link_idle_s: how long a link is kept that nobody uses.
+    """
 
-    async def wait(self) -> QuicLink:
-        await self.done.wait()
-        if self.link is None:
-            # A fresh one for every waiter: a raised exception collects a traceback and must not be shared.
-            if isinstance(self.error, TrustError):
-                raise type(self.error)(str(self.error), code=self.error.code) from self.error
-            kind = NotSent if isinstance(self.error, NotSent) else PeerUnavailable
-            raise kind(str(self.error)) from self.error
-        return self.link
+    dial_deadline_s: float
+    keepalive_s: float = KEEPALIVE_S
+    links_max: int = LINKS_MAX
+    link_idle_s: float = LINK_IDLE_S
 
 
 class LinkRegistry:
@@ -63,8 +63,8 @@ class LinkRegistry:
       party: what we say of ourselves.
       events: where openings, refusals and ends are told.
       wall_clock_ms: Unix time.
-      dial_deadline_s: for a connection and both proofs.
-      keepalive_s: how long a peer that something depends on may be silent before it is asked for a sign of life.
+      random_fraction: chance in [0, 1), for the pauses behind failed dials.
+      policy: how long links live.
     """
 
     def __init__(
@@ -73,29 +73,21 @@ class LinkRegistry:
         *,
         events: EventBus,
         wall_clock_ms: Callable[[], int],
-        dial_deadline_s: float,
-        keepalive_s: float = KEEPALIVE_S,
+        random_fraction: Callable[[], float],
+        policy: LinkPolicy,
     ) -> None:
         self._party = party
-        self._keepalive_s = keepalive_s
-        self._dial_deadline_s = dial_deadline_s
+        self._policy = policy
         self._handlers: dict[type[Message], MessageHandler[Any]] = {}
         self._live: dict[NodeId, list[QuicLink]] = {}
         self._anonymous: dict[QuicLink, None] = {}
         self._probes: dict[QuicLink, None] = {}
-        # By whom was asked for, too: else one endpoint told wrong for a node, or one wrong node told for an
-        # endpoint, would fail everybody who asks for the right one meanwhile.
-        self._dials: dict[tuple[Address, NodeId | None, int], _Dial] = {}
+        self._worn: dict[QuicLink, None] = {}  # whose successors are being dialed
         self._dials_anew = 0
         self._opened_callbacks: list[Callable[[QuicLink], None]] = []
         self._closed_callbacks: list[Callable[[QuicLink], None]] = []
         self._observed_callbacks: list[Callable[[QuicLink, Address], None]] = []
-        self._endpoint: QuicEndpoint | None = None
         self._background = Background()
-        self._dial_limiter = trio.CapacityLimiter(DIALS_MAX)
-        # With whom was asked for when somebody did answer: who names a wrong node for an endpoint, or a wrong endpoint
-        # for a node, must not keep anybody from the right one.
-        self._failed_dials: dict[tuple[Address, NodeId | None], list[float]] = {}
         self._penalties = Penalties()
         self._replaced: dict[NodeId | None, tuple[bytes | None, ...]] = {}  # former runs, by node
         self._context = LinkContext(
@@ -103,17 +95,41 @@ class LinkRegistry:
             handlers=self._handlers,
             wall_clock_ms=wall_clock_ms,
             events=events,
+            keepalive_s=policy.keepalive_s,
             admit=self._admit,
             offended=self._offended,
             opened=self._link_opened,
             closed=self._link_closed,
+            ending=self._link_ending,
+            alive=self._link_alive,
             observed=self._observed,
+        )
+        self._upkeep = Upkeep(self._look)
+        self._dialer = Dialer(
+            self._context,
+            background=self._background,
+            deadline_s=policy.dial_deadline_s,
+            random_fraction=random_fraction,
+            ended=self._settle,
+        )
+        self._redialer = Redialer(
+            background=self._background, events=events, dial=self._dial_wanted, pause_s=self._pause_s
         )
 
     @property
     def counters(self) -> LinkCounters:
-        """Frames of all links."""
+        """Of all links."""
         return self._context.counters
+
+    @property
+    def dial_counters(self) -> DialCounters:
+        """Of all dials."""
+        return self._dialer.counters
+
+    @property
+    def redials(self) -> int:
+        """How often links that were lost have been dialed again because somebody wanted them."""
+        return self._redialer.redials
 
     @property
     def links(self) -> list[QuicLink]:
@@ -145,51 +161,56 @@ class LinkRegistry:
         self, endpoint: QuicEndpoint, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Own the dials until cancelled."""
-        self._endpoint = endpoint
-        await self._background.serve(self._watch_links, task_status=task_status)
-
-    async def _watch_links(self) -> None:
-        while True:
-            await trio.sleep(self._keepalive_s / 2)
-            now_ms = self._context.wall_clock_ms()
-            for link in self.links:
-                link.check_alive(trio.current_time(), self._keepalive_s)
-                link.tell_observed()
-                if link.trusted_until_ms <= now_ms:
-                    link.judge_again(now_ms)
+        self._dialer.endpoint = endpoint
+        await self._background.serve(self._upkeep.run, task_status=task_status)
 
     # -- links out -----------------------------------------------------------------------------------------------
 
     def live_link(self, node_id: NodeId) -> QuicLink | None:
         """The link to use for new work with this node, if one is live."""
-        links = [link for link in self._live.get(node_id, ()) if link.is_dialed or PER_MESSAGE not in link.capabilities]
-        if not links:
-            return None
-        by_rule = node_id > self._party.credentials.node_id  # the lower id's dial counts: ours if we are lower
-        return next((link for link in links if link.is_dialed == by_rule), links[0])
+        best = choose(
+            (link for link in self._live.get(node_id, ()) if self._is_usable(link)), own=self._own, peer=node_id
+        )
+        if best is None or best.is_dialed or self._own > node_id or self._dialer.introduced_to(node_id) is None:
+            return best
+        # The peer dialed us, and our own dial, which counts, may be used by the peer already: whoever waits a moment
+        # says everything in its order.
+        return None
 
     async def link_to(self, contact: Contact) -> QuicLink:
         """The live link to a node, dialing its endpoint when there is none.
 
         Raises:
-          PeerUnavailable: it cannot be reached, or its endpoint is not numeric.
+          PeerUnavailable: it cannot be reached, did not answer a moment ago, or its endpoint is not numeric.
           TrustError: somebody else answered, or one side refuses the other.
         """
         self.require_welcome(contact)
         while True:
             link = self.live_link(contact.node_id) or self._unproven_link(contact)
             if link is None:
-                link = await self._dial_once(contact.endpoint, contact.node_id)
+                link = await self._dial_for(contact)
             else:
                 await trio.lowlevel.checkpoint()
             if link.verified or link.reserve():  # else others were quicker, and it takes no more
                 return link
 
+    async def _dial_for(self, contact: Contact) -> QuicLink:
+        dial = self._dialer.introduced_to(contact.node_id)
+        try:
+            if dial is not None:
+                return await dial.wait()
+            return await self._dialer.dial(Aim(address_of(contact.endpoint), contact.node_id), insists=False)
+        except MeshError:
+            link = self.live_link(contact.node_id)  # the peer has dialed us meanwhile
+            if link is None:
+                raise
+            return link
+
     def _unproven_link(self, contact: Contact) -> QuicLink | None:
         """A live link to whoever answered at a node's endpoint without proving anything: a v0.8 node."""
         if self._party.trust.kind != "unverified":
             return None
-        at = _address(contact.endpoint)
+        at = address_of(contact.endpoint)
         found = (link for link in self._anonymous if link.takes_more and link.peer_address == at)
         return next((link for link in found if link.node_id == contact.node_id), None)
 
@@ -202,15 +223,28 @@ class LinkRegistry:
           trusted: our own configuration names it, so that it may be tried as often as we like.
 
         Raises:
-          PeerUnavailable: nobody answers there, or too often did not within the last minute.
+          PeerUnavailable: nobody answers there, or nobody did a moment ago.
           TrustError: somebody else than ``expected`` answered, or one side refuses the other.
         """
-        return await self._dial_once(endpoint, expected, trusted=trusted)
+        return await self._dialer.dial(Aim(address_of(endpoint), expected), trusted=trusted)
 
     async def dial_anew(self, endpoint: str, *, expected: NodeId | None, trusted: bool) -> QuicLink:
-        """The same, and nobody else gets the link who dials there at the moment."""
+        """A connection for one thing: nobody else gets it, and whoever dials closes it."""
         self._dials_anew += 1
-        return await self._dial_once(endpoint, expected, trusted=trusted, number=self._dials_anew)
+        aim = Aim(address_of(endpoint), expected, self._dials_anew, is_passing=True)
+        return await self._dialer.dial(aim, trusted=trusted)
+
+    def want(self, contact: Contact) -> AbstractContextManager[None]:
+        """Dial a node again whenever its last link is lost, for the length of the block."""
+        return self._redialer.want(contact)
+
+    async def _dial_wanted(self, contact: Contact) -> None:
+        self.require_welcome(contact)
+        if self.live_link(contact.node_id) is None:
+            await self._dialer.dial(Aim(address_of(contact.endpoint), contact.node_id), trusted=True, insists=False)
+
+    def _pause_s(self, contact: Contact) -> float:
+        return self._dialer.down_for_s(address_of(contact.endpoint), contact.node_id)
 
     def require_welcome(self, contact: Contact) -> None:
         """Refuse to dial a node that we want nothing from.
@@ -218,92 +252,16 @@ class LinkRegistry:
         Raises:
           TrustError: it is ourselves, not one whom the policy lets in, or one that has broken the rules.
         """
-        if contact.node_id == self._party.credentials.node_id:
+        if contact.node_id == self._own:
             raise TrustError("a node does not dial itself")
         self._party.judge.judge_id(contact.node_id)
         self._require_welcome(contact.node_id)
 
-    async def _dial_once(
-        self, endpoint: str, expected: NodeId | None, *, trusted: bool = False, number: int = 0
-    ) -> QuicLink:
-        address = _address(endpoint)
-        key = (address, expected, number)
-        dial = self._dials.get(key)
-        if dial is None:
-            if len(self._dials) >= DIALS_WAITING_MAX:
-                raise NotSent(f"{DIALS_WAITING_MAX} dials are waiting already; {endpoint} is one too many")
-            if not trusted and self._has_failed_often(address, expected):
-                text = f"{endpoint} was dialed in vain {FAILED_DIALS_MAX} times within {FAILED_DIALS_PERIOD_S:g} s"
-                raise PeerUnavailable(text)
-            dial = _Dial()
-            # A task of the node, not of the caller: others may wait for the same dial, and must not lose it
-            # because the first who wanted it was cancelled.
-            if not self._background.start_soon(self._run_dial, dial, key, name=f"dial {endpoint}"):
-                raise NotSent("the node is closing")
-            self._dials[key] = dial
-        try:
-            return await dial.wait()
-        finally:
-            if number:
-                dial.scope.cancel()  # nobody else waits for it, and nobody would close its link
+    @property
+    def _own(self) -> NodeId:
+        return self._party.credentials.node_id
 
-    async def _run_dial(self, dial: _Dial, key: tuple[Address, NodeId | None, int]) -> None:
-        address, expected, _ = key
-        dial.error = NotSent(f"{format_endpoint(address)}: the node is closing")
-        try:
-            with dial.scope:
-                async with self._dial_limiter:
-                    await self._dial(dial, address, expected)
-        finally:
-            del self._dials[key]
-            dial.done.set()
-
-    async def _dial(self, dial: _Dial, address: Address, expected: NodeId | None) -> None:
-        assert self._endpoint is not None
-        links: list[QuicLink] = []
-
-        def make_link(connection: Connection) -> QuicLink:
-            links.append(QuicLink(self._context, connection, expected=expected))
-            return links[0]
-
-        obstacle = self._endpoint.obstacle(address[0])
-        if obstacle is not None:  # the fault is ours, so it does not count as one of the endpoint's failures
-            dial.error = NotSent(f"{format_endpoint(address)} cannot be reached: {obstacle}")
-            return
-        try:
-            check = self._party.judge.server_check(format_endpoint(address))
-        except TrustError as exc:
-            dial.error = exc
-            return
-        self._endpoint.dial(address, make_link, check=check)
-        try:
-            with trio.move_on_after(self._dial_deadline_s) as scope:
-                await links[0].wait_live()
-                dial.link = links[0]
-            if scope.cancelled_caught:
-                dial.error = no_answer(format_endpoint(address), self._dial_deadline_s)
-                self._note_failed(address, None)
-        except MeshError as exc:
-            dial.error = exc
-            self._note_failed(address, expected if isinstance(exc, TrustError) else None)
-        finally:
-            if dial.link is None:
-                links[0].close(ErrorCode.HANDSHAKE_TIMEOUT, "gave up waiting")
-
-    def _has_failed_often(self, address: Address, expected: NodeId | None) -> bool:
-        since = trio.current_time() - FAILED_DIALS_PERIOD_S
-        return any(
-            sum(failed_at > since for failed_at in self._failed_dials.get(key, ())) >= FAILED_DIALS_MAX
-            for key in ((address, None), (address, expected))
-        )
-
-    def _note_failed(self, address: Address, expected: NodeId | None) -> None:
-        earlier = self._failed_dials.pop((address, expected), [])
-        if len(self._failed_dials) >= FAILED_ENDPOINTS_MAX:
-            del self._failed_dials[next(iter(self._failed_dials))]
-        self._failed_dials[address, expected] = [*earlier, trio.current_time()][-FAILED_DIALS_MAX:]
-
-    # -- links that come and go ------------------------------------------------------------------------------------
+    # -- who may come in ---------------------------------------------------------------------------------------------
 
     def judge_again(self) -> None:
         """The policy has changed: end the links whose peers would not be let in any more."""
@@ -352,58 +310,174 @@ class LinkRegistry:
             del self._replaced[next(iter(self._replaced))]
         self._replaced[link.node_id] = (*earlier, link.instance)[-RUNS_REMEMBERED:]
 
+    # -- which link stays --------------------------------------------------------------------------------------------
+
+    def _is_apart(self, link: QuicLink) -> bool:
+        """Whether it is for one thing, and no link to a peer like others."""
+        return link.is_passing or PER_MESSAGE in link.capabilities or PER_MESSAGE in self._party.capabilities
+
+    def _is_usable(self, link: QuicLink) -> bool:
+        if link.is_ending or link.is_passing:
+            return False
+        return link.is_dialed or PER_MESSAGE not in link.capabilities
+
+    def _settle(self, node_id: NodeId, *, vouched: QuicLink | None = None, is_new: bool = False) -> None:
+        """See to it that one link stays; the others end in order.
+
+        A link that is older than the one that would go may be dead, and only its peer knows: it is asked first.
+
+        Args:
+          node_id: of the peer.
+          vouched: a link whose peer has just shown that it is there.
+          is_new: the last link has just opened.
+        """
+        links = [link for link in self._live.get(node_id, ()) if not self._is_apart(link)]
+        best = choose((link for link in links if not link.is_ending), own=self._own, peer=node_id)
+        is_older = True
+        for link in links:
+            if link is best:
+                is_older = False
+            elif best is not None:
+                best.wait_for(link)
+                if is_older or link.peer_has_finished or best is vouched:
+                    self._retreat(link, best, "replaced")
+                elif is_new:
+                    best.ask_for_life()
+                    self._upkeep.look_at(best, trio.current_time())
+            elif link.peer_has_finished and not self._dialer.is_dialing(node_id):
+                self._retreat(link, None, "goodbye")
+
+    def _retreat(self, link: QuicLink, successor: QuicLink | None, reason: str) -> None:
+        link.retreat(successor, reason=reason)
+        if not link.is_ended:
+            self._upkeep.look_at(link, trio.current_time())  # nobody waits for ever for the end of the other side
+
+    def _link_ending(self, link: QuicLink) -> None:
+        assert link.node_id is not None
+        self._settle(link.node_id)
+
+    def _link_alive(self, link: QuicLink) -> None:
+        if link.verified and link.node_id is not None and len(self._live.get(link.node_id, ())) > 1:
+            self._settle(link.node_id, vouched=link)
+
     def _link_opened(self, link: QuicLink) -> None:
         if link.is_probe:
             self._probes[link] = None
             return
+        self._context.counters.opened += 1
         if link.node_id is None or not link.verified:
             self._anonymous[link] = None  # never in place of a proven one
         else:
-            links = self._live.setdefault(link.node_id, [])
-            self._failed_dials.pop((link.peer_address, None), None)
-            self._failed_dials.pop((link.peer_address, link.node_id), None)
-            outdated = [other for other in links if other.instance != link.instance]
-            links.append(link)
-            for other in outdated:
-                self._note_replaced(other)
-                other.close(ErrorCode.NORMAL, "the peer was started anew")
-            preferred = self.live_link(link.node_id)
-            apart = PER_MESSAGE in link.capabilities or PER_MESSAGE in self._party.capabilities
-            if len(links) > (PASSING_LINKS_PER_PEER_MAX if apart else LINKS_PER_PEER_MAX):
-                next(other for other in links if other is not preferred).close(
-                    ErrorCode.LIMIT_EXCEEDED, "too many links"
-                )
+            self._add(link, link.node_id)
+        if not link.is_ended:
+            self._upkeep.begin(link)
         for callback in self._opened_callbacks:
             callback(link)
+
+    def _add(self, link: QuicLink, node_id: NodeId) -> None:
+        links = self._live.setdefault(node_id, [])
+        self._dialer.note_up(link.peer_address, node_id)
+        outdated = [other for other in links if other.instance != link.instance]
+        links.append(link)
+        for other in outdated:
+            self._note_replaced(other)
+            other.close(ErrorCode.NORMAL, "the peer was started anew", reason="restarted")
+        is_apart = self._is_apart(link)
+        if not is_apart:
+            self._redialer.found(node_id)
+            if not link.is_dialed:
+                self._dialer.supersede(node_id, link)
+            self._settle(node_id, is_new=True)
+            if link.is_dialed:
+                self._trim()
+        if len(links) > (PASSING_LINKS_PER_PEER_MAX if is_apart else LINKS_PER_PEER_MAX):
+            preferred = self.live_link(node_id)
+            surplus = next(other for other in links if other is not preferred)
+            surplus.close(ErrorCode.LIMIT_EXCEEDED, "too many links")
 
     def _link_closed(self, link: QuicLink) -> None:
         if link in self._probes:
             del self._probes[link]
             return
+        self._upkeep.end(link)
+        self._worn.pop(link, None)
         self._anonymous.pop(link, None)
         links = [] if link.node_id is None else self._live.get(link.node_id, [])
         if link in links:
             links.remove(link)
-            if not links and link.node_id is not None:
+            assert link.node_id is not None
+            if not links:
                 del self._live[link.node_id]
+            for predecessor in links:
+                if predecessor.succession.successor is link:
+                    predecessor.resume()
+            if link.was_lost and not self._is_apart(link):
+                self._note_lost(link, link.node_id)
+            self._settle(link.node_id)
         for callback in self._closed_callbacks:
             callback(link)
+
+    def _note_lost(self, link: QuicLink, node_id: NodeId) -> None:
+        """Nobody ended it: the peer has crashed, or cannot be reached, and is not dialed at once."""
+        if self.live_link(node_id) is None:
+            if link.is_dialed or link.proven_endpoint is not None:
+                self._dialer.note_down(link.peer_address, PeerUnavailable(link.end))
+            self._redialer.lost(node_id)
 
     def _observed(self, link: QuicLink, address: Address) -> None:
         for callback in self._observed_callbacks:
             callback(link, address)
 
+    # -- what time demands -------------------------------------------------------------------------------------------
+
+    def _look(self, link: QuicLink, late_s: float) -> float:
+        due = link.look(late_s)
+        if link.is_ended or link.is_ending or not link.verified or self._is_apart(link):
+            return due
+        now = trio.current_time()
+        share = 1.0 if link.is_dialed else ACCEPTED_IDLE_SHARE
+        idle_at = link.used_at + share * self._policy.link_idle_s
+        if now >= idle_at and not link.is_busy:
+            self._retreat(link, None, "idle")
+        elif link.is_worn:
+            self._replace(link)
+        if link.is_dialed and now < idle_at:
+            self._trim()
+        return min(due, idle_at if idle_at > now else inf)
+
+    def _trim(self) -> None:
+        """Keep no more of those that we dialed than the policy allows: who was used last stays."""
+        dialed = [
+            link
+            for links in self._live.values()
+            for link in links
+            if link.is_dialed and not link.is_ending and not self._is_apart(link)
+        ]
+        surplus = len(dialed) - self._policy.links_max
+        if surplus > 0:
+            idle = sorted((link for link in dialed if not link.is_busy), key=lambda link: link.used_at)
+            for link in idle[:surplus]:
+                self._retreat(link, None, "surplus")
+
+    def _replace(self, link: QuicLink) -> None:
+        """Dial another link in the place of one whose connection is worn."""
+        address = link.peer_address
+        reachable = link.is_dialed or link.proven_endpoint is not None
+        if link not in self._worn and reachable and not self._dialer.down_for_s(address, link.node_id):
+            self._worn[link] = None
+            self._background.start_soon(self._turn_over, link, address, name="replace a worn link")
+
+    async def _turn_over(self, link: QuicLink, address: Address) -> None:
+        self._dials_anew += 1
+        try:
+            await self._dialer.dial(Aim(address, link.node_id, self._dials_anew, replaces=link.link_id))
+        except MeshError:
+            self._worn.pop(link, None)  # counted by the dialer; tried again when it is looked at next
+
     def leave(self) -> None:
         """Say goodbye to everybody and close."""
         for link in (*self.links, *self._probes):
             link.close(ErrorCode.CLOSING, "the node is closing")
-
-
-def _address(endpoint: str) -> Address:
-    try:
-        return numeric_endpoint(endpoint)
-    except ValueError as exc:
-        raise PeerUnavailable(str(exc)) from None
 
 
 def _conforms(registry: LinkRegistry) -> tuple[LinkTransport, type[Link]]:

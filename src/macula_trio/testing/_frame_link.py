@@ -12,9 +12,10 @@ import trio
 
 from macula_trio._events import EventBus
 from macula_trio._ids import NodeId
-from macula_trio._peer.backlog import BACKLOG_BYTES_MAX
+from macula_trio._peer.asks import ASKS_MAX
 from macula_trio._peer.handshake import LocalParty
-from macula_trio._peer.link import ASKS_MAX, LinkState
+from macula_trio._peer.link import LinkState
+from macula_trio._peer.window import BACKLOG_BYTES_MAX
 from macula_trio._util import clip, numeric_endpoint
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import decode_frame, encode_message

@@ -24,7 +24,7 @@ ACK_DELAY_S: Final = 0.025  # RFC 9000, section 18.2: how long a peer may wait b
 DOUBLINGS_MAX: Final = 6  # of the time-out: 1.7 s between two tries at 1 ms of latency, so a healed path is soon found
 RESENDS_MAX: Final = 64  # of one packet; a path that lets nothing through ends by silence long before
 HELD_PACKETS_MAX: Final = 65_536  # for clogged hosts, of the whole network: 95 MB; the rest is lost and sent again
-WINDOW_BYTES: Final = 1024 * 1024  # as in `macula_trio._peer.backlog`: above, whoever can wait waits
+WINDOW_BYTES: Final = 1024 * 1024  # as in `macula_trio._peer.window`: above, whoever can wait waits
 
 
 class StreamEnd(Protocol):

@@ -31,8 +31,9 @@ import trio
 
 from macula_trio._events import EventBus
 from macula_trio._ids import Contact, NodeId
+from macula_trio._peer.context import KEEPALIVE_S
 from macula_trio._peer.handshake import LocalParty
-from macula_trio._peer.registry import KEEPALIVE_S, LINKS_PER_PEER_MAX
+from macula_trio._peer.registry import LINKS_PER_PEER_MAX
 from macula_trio._util import format_endpoint, numeric_endpoint
 from macula_trio.abc import Link, LinkTransport, Message, MessageHandler, MessageT
 from macula_trio.errors import ErrorCode, NotSent, PeerUnavailable, TrustError

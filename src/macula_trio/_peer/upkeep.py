@@ -1,0 +1,56 @@
+"""What time demands of links: signs of life, ends of those that nobody uses, replacements of those that are worn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from macula_trio._net.timers import Timers
+from macula_trio._peer.link import QuicLink
+from macula_trio._peer.liveness import Lateness
+
+LOOK_AGAIN_S: Final = 0.001  # at the earliest: two clocks that differ by a rounding must not make us spin
+
+
+class Upkeep:
+    """One timer for each link, one task for all of them.
+
+    Args:
+      look: does what is due for a link, given how late our timers run; returns when to look again, `inf` for never.
+    """
+
+    def __init__(self, look: Callable[[QuicLink, float], float]) -> None:
+        self._look = look
+        self._timers = Timers[QuicLink]()
+        self._kick = trio.Event()
+        self._lateness = Lateness()
+
+    def begin(self, link: QuicLink) -> None:
+        """Look after a link from now on."""
+        self.look_at(link, trio.current_time())
+
+    def look_at(self, link: QuicLink, when: float) -> None:
+        """Look at a link at a time of Trio's clock, or earlier."""
+        if self._timers.arm(link, when):
+            self._kick.set()
+
+    def end(self, link: QuicLink) -> None:
+        """Look after a link no more."""
+        self._timers.disarm(link)
+
+    async def run(self) -> None:
+        """Look after all of them until cancelled."""
+        while True:
+            self._kick = trio.Event()
+            due = self._timers.next_due
+            with trio.move_on_at(due) as scope:
+                await self._kick.wait()
+            now = trio.current_time()
+            if scope.cancelled_caught:
+                self._lateness.note(now - due, now)
+            for link in self._timers.due(now):
+                again = self._look(link, self._lateness.at(now))
+                if not link.is_ended:
+                    self._timers.arm(link, max(again, now + LOOK_AGAIN_S))

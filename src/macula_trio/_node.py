@@ -522,7 +522,7 @@ class Node:
           TrustError: one side refuses the other.
         """
         self._require_open()
-        link = await self._transport.dial_endpoint(endpoint)
+        link = await self._transport.dial_endpoint(endpoint, trusted=True)
         if link.node_id is None:
             raise PeerUnavailable(f"{endpoint} did not say who it is")
         contact = Contact(node_id=link.node_id, endpoint=endpoint)

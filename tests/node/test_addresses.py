@@ -107,7 +107,7 @@ async def test_what_our_socket_cannot_reach_is_told_at_once_and_not_held_against
             with pytest.raises(macula.PeerUnavailable, match=r"^\[::1\]:9443 cannot be reached: .*on \[::\]:9443"):
                 await node.ping(other)
         assert trio.current_time() == started
-        assert node._registry._failed_dials == {}
+        assert node._registry._dialer._down._failures == {}
 
 
 async def test_a_bootstrap_out_of_reach_is_told_at_once_and_ends_what_requires_it(autojump_clock: Clock) -> None:

@@ -376,7 +376,8 @@ async def test_more_than_a_node_can_pass_on_is_dropped_and_told(
         events = watch(gateway)
         for number in range(5):
             peer.say(attrs.evolve(PUBLISH, payload=b"%d" % number))
-        assert [value for value, _, _ in await received(messages)] == [0, 1]
+        # Each of the two is on its way by itself; nobody promises an order between them.
+        assert sorted(value for value, _, _ in await received(messages)) == [0, 1]
         reasons = [fact["reason"] for fact in facts(events, "pubsub.client_dropped")]
         assert reasons == ["busy"] * 3
         for number in range(5):

@@ -234,14 +234,14 @@ async def test_calls_end_with_the_block_that_offers_them(autojump_clock: Clock) 
 
 
 def stop_showing_what_was_read(link: abc.Link, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on this end of a link reads, and never answers the PING behind what it has read."""
-    dispatch = QuicLink._dispatch
+    """From now on this end of a link reads, and never credits what it has read."""
+    credit = QuicLink._credit
 
-    def ignore_ping(self: QuicLink, stream_id: int, message: abc.Message) -> None:
-        if self is not link or not isinstance(message, wire.Ping):
-            dispatch(self, stream_id, message)
+    def keep_it(self: QuicLink, kind: int, size: int) -> None:
+        if self is not link:
+            credit(self, kind, size)
 
-    monkeypatch.setattr(QuicLink, "_dispatch", ignore_ping)
+    monkeypatch.setattr(QuicLink, "_credit", keep_it)
 
 
 async def test_a_peer_that_takes_no_answers_of_the_dht_gets_no_more(

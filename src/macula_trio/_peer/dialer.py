@@ -177,11 +177,11 @@ class Dialer:
         for aim, dial in list(self._dials.items()):
             is_idle = dial.link is None or not dial.link.is_introduced
             if aim.expected == node_id and not aim.number and not dial.insist and is_idle and not dial.done.is_set():
-                if dial.link is not None:
-                    dial.link.close(ErrorCode.NORMAL, "the peer was quicker")
-                dial.link = link
+                vain, dial.link = dial.link, link
                 dial.done.set()
                 dial.scope.cancel()
+                if vain is not None:
+                    vain.close(ErrorCode.NORMAL, "the peer was quicker")
 
     def down_for_s(self, address: Address, expected: NodeId | None) -> float:
         """For how long an endpoint is taken to be down yet."""
@@ -249,6 +249,8 @@ class Dialer:
                 self.note_down(aim.address, silence)
                 return silence
         except MeshError as exc:
+            if dial.done.is_set():
+                return None  # it was superseded, and has not failed
             self.counters.failed += 1
             self.note_down(aim.address, exc, expected=aim.expected if isinstance(exc, TrustError) else None)
             return exc

@@ -1,8 +1,8 @@
 """How a link between two of our nodes ends without loss: what to do next, and when it is over (DESIGN section 7).
 
-Sans-IO.  One side leads: it ends its control stream when it has nothing new to say on it.  The other side answers by
-ending its own, once everything that it asked there is answered.  The leader, which hears that, knows that both were
-heard to the end, and closes the connection.
+Sans-IO.  One side leads: it ends its control stream when it has nothing new to say on it, and nothing that it asked
+there is open.  The other side answers by ending its own, on the same terms.  The leader, which hears that, knows that
+both were heard to the end, and closes the connection.
 
 Of a link that another one replaces, its dialer leads, and both know of the replacement by themselves.  Whoever just
 wants to end an idle link leads, too.
@@ -58,6 +58,6 @@ class Ending:
         if not self.has_begun:
             return None
         if not self.has_finished:
-            return Step.FINISH if self._leads or (self.peer_has_finished and not asks) else None
+            return Step.FINISH if (self._leads or self.peer_has_finished) and not asks else None
         is_over = self._leads and self.peer_has_finished and not asks and not works
         return Step.CLOSE if is_over else None

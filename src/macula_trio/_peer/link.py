@@ -62,6 +62,7 @@ V08_STREAMS_MAX: Final = 100  # of one connection, which a v0.8 peer then ends
 UNVERIFIED_STREAMS_MAX: Final = 45  # messages on a connection that we dialed to such a peer: a CALL may need a CANCEL
 UNASKED: Final = -1  # timestamp of a PONG that answers nothing; our PINGs count down from -2, callers up from 0
 LINK_CREDIT: Final = "link"  # scope of a CREDIT that is about all of a link
+ENDING_GRACE_S: Final = 0.1  # before a link says its last: who was given it a moment ago may still ask on it
 DIALER_KEEPALIVE_SHARE: Final = 0.9  # who dialed asks first, and the other one, who hears it, need not
 
 _PROBES: Final = (wire.Ping, wire.SwimPing, wire.SwimPingReq, wire.SwimAck)  # signs of life share one allowance
@@ -310,7 +311,7 @@ class QuicLink(PeerFacts):
         self.heir._asks.require_room(self._label())
         await self.wait_writable()
         link = self.heir
-        if link._ending.has_begun:
+        if link._ending.has_finished:
             raise NotSent(f"{self._label()}: this link is ending")
         stream_id = link._stream
         pending = link._asks.begin(key, reply_type, stream_id)
@@ -385,6 +386,9 @@ class QuicLink(PeerFacts):
             self._liveness.stalled(now)  # our PINGs lie behind what has yet to leave; it moves, so the peer is there
         self._unsent_then = unsent
         self.tell_observed()
+        self._go_on_ending()
+        if self._state is not LinkState.LIVE:
+            return inf
         if self._ending.has_finished:
             return self._watch_ending(now, late_s)
         depends = self.verified or bool(self._asks or self._close_callbacks)
@@ -467,6 +471,9 @@ class QuicLink(PeerFacts):
             self.succession.follow(self, predecessor, predecessor.succession)
 
     def _go_on_ending(self) -> None:
+        is_replaced = self.succession.successor is not None
+        if not is_replaced and trio.current_time() < self._ending_since + ENDING_GRACE_S:
+            return
         while self._state is LinkState.LIVE:
             step = self._ending.next_step(asks=len(self._asks), works=bool(self._close_callbacks))
             if step is Step.FINISH:

@@ -22,7 +22,7 @@ from macula_trio._peer.choice import choose
 from macula_trio._peer.context import KEEPALIVE_S, LinkContext, LinkCounters
 from macula_trio._peer.dialer import Aim, DialCounters, Dialer, address_of
 from macula_trio._peer.handshake import PER_MESSAGE, LocalParty, RemoteParty
-from macula_trio._peer.link import QuicLink
+from macula_trio._peer.link import ENDING_GRACE_S, QuicLink
 from macula_trio._peer.penalties import OFFENCES_OF_HOST_MAX, OFFENCES_OF_NODE_MAX, REFUSED_S, Penalties
 from macula_trio._peer.redialer import Redialer
 from macula_trio._peer.upkeep import Upkeep
@@ -349,8 +349,8 @@ class LinkRegistry:
 
     def _retreat(self, link: QuicLink, successor: QuicLink | None, reason: str) -> None:
         link.retreat(successor, reason=reason)
-        if not link.is_ended:
-            self._upkeep.look_at(link, trio.current_time())  # nobody waits for ever for the end of the other side
+        if not link.is_ended:  # nobody waits for ever for the end of the other side
+            self._upkeep.look_at(link, trio.current_time() + ENDING_GRACE_S)
 
     def _link_ending(self, link: QuicLink) -> None:
         assert link.node_id is not None

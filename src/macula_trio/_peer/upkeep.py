@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Final
 
 import trio
@@ -26,6 +27,8 @@ class Upkeep:
         self._timers = Timers[QuicLink]()
         self._kick = trio.Event()
         self._lateness = Lateness()
+        self._looked_at: QuicLink | None = None  # now
+        self._sooner = inf  # than it says itself, it is to be looked at again
 
     def begin(self, link: QuicLink) -> None:
         """Look after a link from now on."""
@@ -33,7 +36,9 @@ class Upkeep:
 
     def look_at(self, link: QuicLink, when: float) -> None:
         """Look at a link at a time of Trio's clock, or earlier."""
-        if self._timers.arm(link, when):
+        if link is self._looked_at:
+            self._sooner = min(self._sooner, when)
+        elif self._timers.arm(link, when):
             self._kick.set()
 
     def end(self, link: QuicLink) -> None:
@@ -51,6 +56,8 @@ class Upkeep:
             if scope.cancelled_caught:
                 self._lateness.note(now - due, now)
             for link in self._timers.due(now):
+                self._looked_at, self._sooner = link, inf
                 again = self._look(link, self._lateness.at(now))
+                self._looked_at = None
                 if not link.is_ended:
-                    self._timers.arm(link, max(again, now + LOOK_AGAIN_S))
+                    self._timers.arm(link, max(min(again, self._sooner), now + LOOK_AGAIN_S))

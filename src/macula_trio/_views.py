@@ -46,7 +46,12 @@ class NodeStatistics:
       messages_unhandled: known, but not for us.
       requests_excessive: beyond what one peer may ask in a while, not answered.
       refused: links refused, by reason.
-      links: live links.
+      messages_sent: by `Node.send_message`: written on a link or on a connection of their own.
+      messages_failed: the same that were not, by reason: ``unreachable``, or ``refused`` by one of the two sides.
+      messages_dropped: the same that were given up before, by reason: ``cancelled`` by whoever sent, or ``not_sent``
+        because of a limit of ours, because the node is closing, or because our socket does not reach such an address.
+      messages_unconfirmed: on connections of their own, whoever sent them: written, but maybe not read.
+      links: live links, connections that end with a message included.
       connections_broken: closed because of what came out of QUIC for the peer's bytes.
       datagrams_unroutable: garbage on the UDP port.
       datagrams_policed: dropped unread, because their sender took more than its share of an overloaded node.
@@ -70,6 +75,10 @@ class NodeStatistics:
     messages_unhandled: int
     requests_excessive: int
     refused: Mapping[str, int]
+    messages_sent: int
+    messages_failed: Mapping[str, int]
+    messages_dropped: Mapping[str, int]
+    messages_unconfirmed: int
     links: int
     connections_broken: int
     datagrams_unroutable: int

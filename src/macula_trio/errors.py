@@ -199,3 +199,14 @@ class QuorumNotReached(MeshError):
         super().__init__(f"stored on {stored} of {wanted} replicas")
         self.stored: int = stored
         self.wanted: int = wanted
+
+
+def afresh(error: MeshError) -> MeshError:
+    """One more exception for another one who waited for the same connection.
+
+    What was raised collects a traceback and must not be shared.  A peer that broke the rules while we dialed it is to
+    all of them one that could not be reached.
+    """
+    if isinstance(error, TrustError):
+        return type(error)(str(error), code=error.code)
+    return NotSent(str(error)) if isinstance(error, NotSent) else PeerUnavailable(str(error))

@@ -99,19 +99,23 @@ ANONYMOUS: Final = RemoteParty(node_id=None, verified=False)
 """A v0.8 peer that speaks without CONNECT."""
 
 
-def make_connect(party: LocalParty, *, binding: bytes, peer: NodeId | None) -> Connect:
+def make_connect(party: LocalParty, *, binding: bytes, peer: NodeId | None, passing: bool = False) -> Connect:
     """The dialer's first frame.
 
     Args:
       party: us.
       binding: of this connection.
       peer: whom we dial for, None when only the address is known.
+      passing: the connection ends as soon as we have said what we want, so that the peer begins nothing on it.
     """
     peer_node_id = peer or UNKNOWN_PEER
+    capabilities = party.capabilities
+    if passing and PER_MESSAGE not in capabilities:
+        capabilities = (*capabilities, PER_MESSAGE)
     return Connect(
         node_id=party.credentials.node_id,
         realm_id=party.realm,
-        capabilities=party.capabilities,
+        capabilities=capabilities,
         endpoint=party.endpoint,
         instance=party.instance,
         certificate_chain=party.credentials.chain_der,

@@ -158,9 +158,13 @@ class QuicLink:
       context: shared by the links of a node.
       connection: just dialed or accepted.
       expected: whom we dial for; None when only the address is known, or when the peer dialed us.
+      is_passing: we dialed it for one purpose, and close it then: neither side begins anything else on it.
     """
 
-    def __init__(self, context: LinkContext, connection: Connection, *, expected: NodeId | None = None) -> None:
+    def __init__(
+        self, context: LinkContext, connection: Connection, *, expected: NodeId | None = None, is_passing: bool = False
+    ) -> None:
+        self.is_passing = is_passing
         self._context = context
         self._connection = connection
         self._expected = expected
@@ -419,7 +423,9 @@ class QuicLink:
         """TLS is through: the dialer introduces itself."""
         if self.is_dialed:
             binding = self._connection.binding
-            self._write(CONTROL_STREAM, make_connect(self._context.party, binding=binding, peer=self._expected))
+            party, passing = self._context.party, self.is_passing
+            connect = make_connect(party, binding=binding, peer=self._expected, passing=passing)
+            self._write(CONTROL_STREAM, connect)
 
     def stream_data_received(self, stream_id: int, data: bytes, end_stream: bool) -> None:
         """Cut frames and act on each."""

@@ -22,7 +22,16 @@ from macula_trio._peer.link import LinkContext, LinkCounters, QuicLink
 from macula_trio._peer.penalties import OFFENCES_OF_HOST_MAX, OFFENCES_OF_NODE_MAX, REFUSED_S, Penalties
 from macula_trio._util import Address, format_endpoint, host_group, is_loopback, numeric_endpoint
 from macula_trio.abc import Link, LinkTransport, Message, MessageHandler, MessageT
-from macula_trio.errors import ErrorCode, MeshError, NotSent, OwnIdentity, PeerUnavailable, TrustError, no_answer
+from macula_trio.errors import (
+    ErrorCode,
+    MeshError,
+    NotSent,
+    OwnIdentity,
+    PeerUnavailable,
+    TrustError,
+    afresh,
+    no_answer,
+)
 
 KEEPALIVE_S: Final = 10.0  # as `NodeConfig` has it
 DIALS_MAX: Final = 128  # dials under way at once; each is a TLS handshake, and peers can provoke some
@@ -48,11 +57,8 @@ class _Dial:
     async def wait(self) -> QuicLink:
         await self.done.wait()
         if self.link is None:
-            # A fresh one for every waiter: a raised exception collects a traceback and must not be shared.
-            if isinstance(self.error, TrustError):
-                raise type(self.error)(str(self.error), code=self.error.code) from self.error
-            kind = NotSent if isinstance(self.error, NotSent) else PeerUnavailable
-            raise kind(str(self.error)) from self.error
+            assert self.error is not None
+            raise afresh(self.error) from self.error
         return self.link
 
 
@@ -162,7 +168,7 @@ class LinkRegistry:
 
     def live_link(self, node_id: NodeId) -> QuicLink | None:
         """The link to use for new work with this node, if one is live."""
-        links = [link for link in self._live.get(node_id, ()) if link.is_dialed or PER_MESSAGE not in link.capabilities]
+        links = [link for link in self._live.get(node_id, ()) if _takes_new_work(link)]
         if not links:
             return None
         by_rule = node_id > self._party.credentials.node_id  # the lower id's dial counts: ours if we are lower
@@ -185,12 +191,19 @@ class LinkRegistry:
             if link.verified or link.reserve():  # else others were quicker, and it takes no more
                 return link
 
+    def link_for_message(self, contact: Contact) -> QuicLink | None:
+        """The live link to use for one more message to a node, if there is one."""
+        link = self.live_link(contact.node_id) or self._unproven_link(contact)
+        return link if link is None or link.verified or link.reserve() else None
+
     def _unproven_link(self, contact: Contact) -> QuicLink | None:
         """A live link to whoever answered at a node's endpoint without proving anything: a v0.8 node."""
         if self._party.trust.kind != "unverified":
             return None
         at = _address(contact.endpoint)
-        found = (link for link in self._anonymous if link.takes_more and link.peer_address == at)
+        found = (
+            link for link in self._anonymous if link.takes_more and not link.is_passing and link.peer_address == at
+        )
         return next((link for link in found if link.node_id == contact.node_id), None)
 
     async def dial_endpoint(self, endpoint: str, *, expected: NodeId | None = None, trusted: bool = False) -> QuicLink:
@@ -208,7 +221,7 @@ class LinkRegistry:
         return await self._dial_once(endpoint, expected, trusted=trusted)
 
     async def dial_anew(self, endpoint: str, *, expected: NodeId | None, trusted: bool) -> QuicLink:
-        """The same, and nobody else gets the link who dials there at the moment."""
+        """The same for one purpose: nobody else gets the link, who dials there at the moment or looks for one later."""
         self._dials_anew += 1
         return await self._dial_once(endpoint, expected, trusted=trusted, number=self._dials_anew)
 
@@ -248,22 +261,22 @@ class LinkRegistry:
                 dial.scope.cancel()  # nobody else waits for it, and nobody would close its link
 
     async def _run_dial(self, dial: _Dial, key: tuple[Address, NodeId | None, int]) -> None:
-        address, expected, _ = key
+        address, expected, number = key
         dial.error = NotSent(f"{format_endpoint(address)}: the node is closing")
         try:
             with dial.scope:
                 async with self._dial_limiter:
-                    await self._dial(dial, address, expected)
+                    await self._dial(dial, address, expected, is_passing=number > 0)
         finally:
             del self._dials[key]
             dial.done.set()
 
-    async def _dial(self, dial: _Dial, address: Address, expected: NodeId | None) -> None:
+    async def _dial(self, dial: _Dial, address: Address, expected: NodeId | None, *, is_passing: bool) -> None:
         assert self._endpoint is not None
         links: list[QuicLink] = []
 
         def make_link(connection: Connection) -> QuicLink:
-            links.append(QuicLink(self._context, connection, expected=expected))
+            links.append(QuicLink(self._context, connection, expected=expected, is_passing=is_passing))
             return links[0]
 
         obstacle = self._endpoint.obstacle(address[0])
@@ -368,7 +381,7 @@ class LinkRegistry:
                 self._note_replaced(other)
                 other.close(ErrorCode.NORMAL, "the peer was started anew")
             preferred = self.live_link(link.node_id)
-            apart = PER_MESSAGE in link.capabilities or PER_MESSAGE in self._party.capabilities
+            apart = link.is_passing or PER_MESSAGE in link.capabilities or PER_MESSAGE in self._party.capabilities
             if len(links) > (PASSING_LINKS_PER_PEER_MAX if apart else LINKS_PER_PEER_MAX):
                 next(other for other in links if other is not preferred).close(
                     ErrorCode.LIMIT_EXCEEDED, "too many links"
@@ -397,6 +410,11 @@ class LinkRegistry:
         """Say goodbye to everybody and close."""
         for link in (*self.links, *self._probes):
             link.close(ErrorCode.CLOSING, "the node is closing")
+
+
+def _takes_new_work(link: QuicLink) -> bool:
+    """Whether whoever dialed it will keep it."""
+    return not link.is_passing if link.is_dialed else PER_MESSAGE not in link.capabilities
 
 
 def _address(endpoint: str) -> Address:

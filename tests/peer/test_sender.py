@@ -17,8 +17,8 @@ from macula_trio._events import EventBus
 from macula_trio._ids import Contact, NodeId
 from macula_trio._net.quic import CloseReason, Connection, ConnectionHandler
 from macula_trio._peer.linger import LINGER_S, Confirmations
-from macula_trio._peer.link import UNVERIFIED_STREAMS_MAX, QuicLink
-from macula_trio._peer.sender import CONNECTIONS_MAX, ROOM_DEADLINE_S, SHARERS_MAX, Sender
+from macula_trio._peer.link import ASKS_MAX, UNVERIFIED_STREAMS_MAX, QuicLink
+from macula_trio._peer.sender import CONNECTIONS_MAX, ROOM_DEADLINE_S, Sender
 from macula_trio._trust import Trust
 from macula_trio._util import format_endpoint
 from macula_trio._wire import messages as wire
@@ -168,7 +168,7 @@ async def test_without_a_link_the_connection_ends_when_the_message_was_read_and_
 
 async def test_many_at_once_to_one_peer_share_a_connection(autojump_clock: Clock) -> None:
     network = SimNetwork()
-    count = SHARERS_MAX + 200
+    count = ASKS_MAX + 200  # each lingers for an answer, and they must not be more than a link may wait for
     async with open_scene(network) as scene, open_peer(network, 2) as other:
         got = noting(other)
         async with trio.open_nursery() as nursery:
@@ -422,9 +422,13 @@ async def test_towards_v08_it_sleeps_100_ms_and_a_connection_takes_as_many_as_su
         assert len(Old.made) == 3
         assert scene.balance() == (count, {}, {})
         assert scene.confirmations.missing == 0
-        link = await scene.peer.registry.link_to(contact)
-        await scene.send(contact, 5)
-        assert len(Old.made) == 4, "and a live link is used"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(scene.send, contact)
+            await trio.sleep(0.05)
+            link = await scene.peer.registry.link_to(contact)
+            assert len(Old.made) == 5, "what ends behind a message is not used for anything else"
+        await scene.send(contact)
+        assert len(Old.made) == 5, "and a live link is used"
         assert not link.is_closed
 
 

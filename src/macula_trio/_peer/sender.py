@@ -43,7 +43,7 @@ class _Passing:
 
     Attributes:
       users: messages that are under way on it, or wait to be.
-      turn: to dial; who is cancelled leaves it to the next one.
+      dialing: somebody dials; set when that has ended, and whoever runs first then is the next if there is no link.
       places: for those that have it.
       link: None before it was dialed.
       failure: why there is none.
@@ -52,7 +52,7 @@ class _Passing:
 
     contact: Contact
     users: int = 0
-    turn: trio.Lock = attrs.field(factory=trio.Lock)
+    dialing: trio.Event | None = None
     places: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(SHARERS_MAX))
     link: QuicLink | None = None
     failure: MeshError | None = None
@@ -167,14 +167,19 @@ class Sender:
 
     async def _connect(self, passing: _Passing) -> QuicLink:
         """The link of a connection, dialed by whoever is first; when that one is cancelled, by the next."""
-        if passing.link is not None:
-            return passing.link
-        async with passing.turn:
+        while passing.link is None:
             if passing.failure is not None:
                 raise afresh(passing.failure) from passing.failure
-            if passing.link is None:
-                passing.link = await self._dial(passing)
-            return passing.link
+            if passing.dialing is None:
+                passing.dialing = dialing = trio.Event()
+                try:
+                    passing.link = await self._dial(passing)
+                finally:
+                    passing.dialing = None
+                    dialing.set()  # all at once, so that their messages share datagrams
+            else:
+                await passing.dialing.wait()
+        return passing.link
 
     async def _dial(self, passing: _Passing) -> QuicLink:
         await self._limiter.acquire_on_behalf_of(passing)  # whose last user gives it back, who may be another task

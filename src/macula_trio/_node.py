@@ -185,7 +185,7 @@ class Node:
         self._wall_clock_ms = network.wall_clock_ms
         self._quic: QuicEndpoint | None = None
         self._is_open = False
-        self._event_streams: list[EventStream] = []
+        self._event_streams: dict[EventStream, None] = {}
 
     # -- who we are -------------------------------------------------------------------------------------------------
 
@@ -558,8 +558,8 @@ class Node:
 
     def events(self) -> EventStream:
         """What happens in this node: ``with node.events() as events: async for event in events: ...``."""
-        stream = EventStream(self._events)
-        self._event_streams.append(stream)
+        stream = EventStream(self._events, left=lambda stream: self._event_streams.pop(stream, None))
+        self._event_streams[stream] = None
         return stream
 
     def statistics(self) -> NodeStatistics:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Final, Self
 
@@ -96,10 +96,17 @@ class NodeStatistics:
 
 
 class EventStream:
-    """Events of a node while its ``with`` block lasts; an async iterator."""
+    """Events of a node while its ``with`` block lasts; an async iterator.
 
-    def __init__(self, bus: EventBus) -> None:
+    4,096 events wait for whoever reads; those that come behind them are not kept.
+
+    Attributes:
+      missed: how many those were.
+    """
+
+    def __init__(self, bus: EventBus, *, left: Callable[[EventStream], object] = lambda _stream: None) -> None:
         self._bus = bus
+        self._left = left
         self._send, self._receive = trio.open_memory_channel[Event](EVENT_BUFFER)
         self.missed: int = 0
 
@@ -113,6 +120,7 @@ class EventStream:
         self._bus.unlisten(self._on_event)
         self._send.close()
         self._receive.close()
+        self._left(self)
 
     def __aiter__(self) -> Self:
         return self

@@ -80,9 +80,9 @@ async def run(way: Way, sender: macula.Node, nodes: Sequence[macula.Node]) -> fl
             nursery.start_soon(send, number)
     with trio.fail_after(PATIENCE_S):
         while True:
+            await trio.sleep(0.0005)
             if taken(targets) - before >= way.messages:
                 break
-            await trio.sleep(0.0005)
     return way.messages / (time.perf_counter() - started)
 
 

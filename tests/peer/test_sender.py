@@ -9,6 +9,7 @@ from typing import Final
 import attrs
 import pytest
 import trio
+from cancel_tools import CancelAtStep
 from old_tools import OldNode
 from quic_tools import REALM, Peer, host, leftovers, open_endpoint, open_peer
 from sender_tools import noting, open_scene
@@ -138,6 +139,45 @@ async def test_who_dialed_may_be_cancelled_and_the_others_lose_nothing(autojump_
         assert scene.balance() == (3, {}, {"cancelled": 1})
         assert [event.facts["reason"] for event in scene.peer.named("message.dropped")] == ["cancelled"]
         await scene.ended()
+
+
+@pytest.mark.parametrize("dialer", ["the one who is cancelled", "the other one"])
+async def test_cancelled_at_any_step_it_leaves_nothing_and_the_other_who_shares_loses_nothing(
+    dialer: str, autojump_clock: Clock
+) -> None:
+    network = SimNetwork(latency_s=0.01)
+    async with open_scene(network) as scene, open_peer(network, 2) as other:
+        got = noting(other)
+        step = 0
+        was_cancelled, outcomes = True, set[tuple[int, int]]()
+        while was_cancelled:
+            step += 1
+            knife = CancelAtStep(step)
+            sent, missing = scene.sender.sent, scene.confirmations.missing
+
+            async def under_the_knife(knife: CancelAtStep = knife) -> None:
+                with knife.scope:
+                    await scene.send(other.contact, 0)
+
+            async with trio.open_nursery() as nursery:
+                if dialer == "the other one":
+                    nursery.start_soon(scene.send, other.contact, step)
+                    await trio.testing.wait_all_tasks_blocked()
+                trio.lowlevel.add_instrument(knife)
+                knife.armed = True
+                nursery.start_soon(under_the_knife)
+                if dialer == "the one who is cancelled":
+                    await trio.testing.wait_all_tasks_blocked()
+                    nursery.start_soon(scene.send, other.contact, step)
+            trio.lowlevel.remove_instrument(knife)
+            was_cancelled = knife.scope.cancelled_caught
+            outcomes.add((scene.sender.sent - sent, scene.confirmations.missing - missing))
+            await scene.ended()
+            assert leftovers(other.endpoint) == {}
+        assert step > 20
+        assert sorted(number for number in got if number) == list(range(1, step + 1))
+        assert scene.balance()[1] == {}
+        assert outcomes == {(1, 0), (2, 1), (2, 0)}, "before the frame was written, behind it, and not at all"
 
 
 async def test_who_is_cancelled_behind_the_frame_has_sent_it_and_does_not_know_more(autojump_clock: Clock) -> None:

@@ -61,6 +61,12 @@ class _Dial:
             raise afresh(self.error) from self.error
         return self.link
 
+    def give_up(self) -> None:
+        """Nobody wants its link, whether it is there already or would be a moment later."""
+        self.scope.cancel()
+        if self.link is not None:
+            self.link.close(ErrorCode.NORMAL, "nobody waits for it any more")
+
 
 class LinkRegistry:
     """All links of a node; the `macula_trio.abc.LinkTransport` of production.
@@ -254,11 +260,14 @@ class LinkRegistry:
             if not self._background.start_soon(self._run_dial, dial, key, name=f"dial {endpoint}"):
                 raise NotSent("the node is closing")
             self._dials[key] = dial
+        is_taken = False
         try:
-            return await dial.wait()
+            link = await dial.wait()
+            is_taken = True
         finally:
-            if number:
-                dial.scope.cancel()  # nobody else waits for it, and nobody would close its link
+            if number and not is_taken:
+                dial.give_up()  # nobody else waits for it, and nobody would close its link
+        return link
 
     async def _run_dial(self, dial: _Dial, key: tuple[Address, NodeId | None, int]) -> None:
         address, expected, number = key
@@ -292,7 +301,8 @@ class LinkRegistry:
         try:
             with trio.move_on_after(self._dial_deadline_s) as scope:
                 await links[0].wait_live()
-                dial.link = links[0]
+                if not dial.scope.cancel_called:
+                    dial.link = links[0]
             if scope.cancelled_caught:
                 dial.error = no_answer(format_endpoint(address), self._dial_deadline_s)
                 self._note_failed(address, None)

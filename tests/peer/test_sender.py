@@ -105,7 +105,7 @@ async def test_without_a_link_the_connection_ends_when_the_message_was_read_and_
 
 async def test_many_at_once_to_one_peer_share_a_connection(autojump_clock: Clock) -> None:
     network = SimNetwork()
-    count = ASKS_MAX + 200  # each lingers for an answer, and they must not be more than a link may wait for
+    count = ASKS_MAX + 200  # more than a link may have unanswered
     async with open_scene(network) as scene, open_peer(network, 2) as other:
         got = noting(other)
         async with trio.open_nursery() as nursery:
@@ -139,6 +139,19 @@ async def test_who_dialed_may_be_cancelled_and_the_others_lose_nothing(autojump_
         assert scene.balance() == (3, {}, {"cancelled": 1})
         assert [event.facts["reason"] for event in scene.peer.named("message.dropped")] == ["cancelled"]
         await scene.ended()
+
+
+async def test_a_burst_over_a_long_way_takes_turns_and_all_of_it_is_confirmed(autojump_clock: Clock) -> None:
+    network = SimNetwork(latency_s=0.03)
+    async with open_scene(network) as scene, open_peer(network, 2) as other:
+        got = noting(other)
+        async with trio.open_nursery() as nursery:
+            for number in range(1000):
+                nursery.start_soon(scene.send, other.contact, number)
+        assert sorted(got) == list(range(1000))
+        assert scene.confirmations.missing == 0
+        assert scene.balance() == (1000, {}, {})
+        assert scene.peer.endpoint.counters.connections_dialed == 1
 
 
 @pytest.mark.parametrize("dialer", ["the one who is cancelled", "the other one"])

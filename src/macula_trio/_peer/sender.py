@@ -24,7 +24,9 @@ from macula_trio._util import clip
 from macula_trio.errors import ErrorCode, MeshError, NotSent, PeerUnavailable, TrustError, afresh
 
 CONNECTIONS_MAX: Final = DIALS_MAX * 3 // 4  # at once, to all peers together: calls and queries can always dial
-SHARERS_MAX: Final = 1024  # of one connection at once: each lingers for an answer of its own, and a link bounds those
+# Of one connection at once: small messages of so many are about what QUIC sends before it has heard from the peer, so
+# that all can be confirmed within the linger; a thousand at once could not over a long way, nor from a busy node.
+SHARERS_MAX: Final = 64
 ROOM_DEADLINE_S: Final = 5.0  # for a peer to take what was written before: it holds a place that others wait for
 
 

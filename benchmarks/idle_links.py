@@ -2,10 +2,10 @@
 
     python benchmarks/idle_links.py [--links 2000] [--seconds 60]
 
-One process holds one end of all links, a hub; another one, the crowd, holds a peer with a socket of its own at the other
-end of each.  All is real: UDP on loopback, TLS, both proofs.  Each row is a new pair of processes: the hub dials, or is
-dialed, and asks silent peers every 30 s, or never.  Memory is what the hub grew by, processor time what it used while
-nothing else happened; both count the hub alone, so they are for one end.
+One process holds one end of all links, a hub; another one, the crowd, holds a peer with a socket of its own at the
+other end of each.  All is real: UDP on loopback, TLS, both proofs.  Each row is a new pair of processes: the hub dials,
+or is dialed, and silent peers are asked every 30 s, or never.  Memory is what the hub grew by, processor time what it
+used while nothing else happened; both count the hub alone, so they are for one end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import multiprocessing
 import os
 import random
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from multiprocessing.connection import Connection as Pipe
@@ -140,27 +140,26 @@ class Cost:
 async def hub(pipe: Pipe, links: int, keepalive_s: float, seconds: float, *, hub_dials: bool) -> Cost:
     """Hold one end of all links, and measure."""
     others = [Contact(node_id=Identity.generate().node_id, endpoint="127.0.0.1:1")]  # imports are not what we measure
-    async with trio.open_nursery() as nursery:
-        async with open_peer(nursery, keepalive_s=keepalive_s, links_max=links) as peer:
-            make_id = type(others[0].node_id)
-            contacts = [Contact(node_id=make_id(node_id), endpoint=endpoint) for node_id, endpoint in pipe.recv()]
-            gc.collect()
-            before = resident_kib()
-            pipe.send((bytes(peer.contact.node_id), peer.contact.endpoint))
-            if hub_dials:
-                await dial_all(peer, contacts)
-            await trio.to_thread.run_sync(pipe.recv)
-            await trio.sleep(SETTLE_S)
-            gc.collect()
-            memory_kib = (resident_kib() - before) / links
-            assert len(peer.registry.links) == links, len(peer.registry.links)
-            pings, began, used = peer.registry.counters.sent["PING"], time.monotonic(), time.process_time()
-            await trio.sleep(seconds)
-            cpu_percent = 100 * (time.process_time() - used) / (time.monotonic() - began)
-            assert len(peer.registry.links) == links, len(peer.registry.links)
-            cost = Cost(memory_kib, cpu_percent, peer.registry.counters.sent["PING"] - pings)
-            pipe.send("end")
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery, open_peer(nursery, keepalive_s=keepalive_s, links_max=links) as peer:
+        make_id = type(others[0].node_id)
+        contacts = [Contact(node_id=make_id(node_id), endpoint=endpoint) for node_id, endpoint in pipe.recv()]
+        gc.collect()
+        before = resident_kib()
+        pipe.send((bytes(peer.contact.node_id), peer.contact.endpoint))
+        if hub_dials:
+            await dial_all(peer, contacts)
+        await trio.to_thread.run_sync(pipe.recv)
+        await trio.sleep(SETTLE_S)
+        gc.collect()
+        memory_kib = (resident_kib() - before) / links
+        assert len(peer.registry.links) == links, len(peer.registry.links)
+        pings, began, used = peer.registry.counters.sent["PING"], time.monotonic(), time.process_time()
+        await trio.sleep(seconds)
+        cpu_percent = 100 * (time.process_time() - used) / (time.monotonic() - began)
+        assert len(peer.registry.links) == links, len(peer.registry.links)
+        cost = Cost(memory_kib, cpu_percent, peer.registry.counters.sent["PING"] - pings)
+        pipe.send("end")
+        nursery.cancel_scope.cancel()
     return cost
 
 
@@ -170,12 +169,8 @@ def resident_kib() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1024
 
 
-def run_crowd(pipe: Pipe, links: int, keepalive_s: float, hub_dials: bool) -> None:
-    trio.run(partial(crowd, pipe, links, keepalive_s, hub_dials=hub_dials))
-
-
-def run_hub(pipe: Pipe, result: Pipe, links: int, keepalive_s: float, seconds: float, hub_dials: bool) -> None:
-    result.send(trio.run(partial(hub, pipe, links, keepalive_s, seconds, hub_dials=hub_dials)))
+def run_hub(result: Pipe, measured: partial[Coroutine[None, None, Cost]]) -> None:
+    result.send(trio.run(measured))
 
 
 def measure(links: int, keepalive_s: float, seconds: float, *, hub_dials: bool) -> Cost:
@@ -183,8 +178,10 @@ def measure(links: int, keepalive_s: float, seconds: float, *, hub_dials: bool) 
     context = multiprocessing.get_context("spawn")
     (here, there), (result, results) = context.Pipe(), context.Pipe(duplex=False)
     processes = [
-        context.Process(target=run_crowd, args=(there, links, keepalive_s, hub_dials)),
-        context.Process(target=run_hub, args=(here, results, links, keepalive_s, seconds, hub_dials)),
+        context.Process(target=trio.run, args=(partial(crowd, there, links, keepalive_s, hub_dials=hub_dials),)),
+        context.Process(
+            target=run_hub, args=(results, partial(hub, here, links, keepalive_s, seconds, hub_dials=hub_dials))
+        ),
     ]
     for process in processes:
         process.start()
@@ -206,9 +203,7 @@ def main() -> None:
         for name, keepalive_s in KEEPALIVES_S.items():
             cost = measure(options.links, keepalive_s, options.seconds, hub_dials=hub_dials)
             end = "dialed" if hub_dials else "accepted"
-            print(
-                f"{end:<10}{name:<16}{cost.memory_kib:>14.1f}{cost.cpu_percent:>14.2f}{cost.pings:>12}", flush=True
-            )
+            print(f"{end:<10}{name:<16}{cost.memory_kib:>14.1f}{cost.cpu_percent:>14.2f}{cost.pings:>12}", flush=True)
 
 
 if __name__ == "__main__":

@@ -38,9 +38,11 @@ from macula_trio._net.udp import UdpNetwork
 from macula_trio._peer.announcer import Announcer
 from macula_trio._peer.connector import send_once
 from macula_trio._peer.handshake import LEAF, MSGPACK, PER_MESSAGE, LocalParty
+from macula_trio._peer.linger import Confirmations
 from macula_trio._peer.link import QuicLink
 from macula_trio._peer.per_message import PerMessageTransport
 from macula_trio._peer.registry import LinkPolicy, LinkRegistry
+from macula_trio._peer.sender import Sender
 from macula_trio._pubsub.service import PublishReport, PubSubService, Subscription
 from macula_trio._routing.service import Router, RoutingSettings
 from macula_trio._rpc.callee import CallSettings
@@ -101,8 +103,14 @@ class Node:
             ),
         )
         background = Background()  # one for several services: that is a few tasks less in every node
-        self._per_message = PerMessageTransport(self._registry, events=self._events, background=background)
+        self._confirmations = Confirmations(self._events)
+        self._per_message = PerMessageTransport(
+            self._registry, confirmations=self._confirmations, background=background
+        )
         per_message = config.connections == "per-message"
+        self._sender = Sender(
+            self._registry, events=self._events, confirmations=self._confirmations, uses_links=not per_message
+        )
         self._transport = transport = self._per_message if per_message else self._registry
         self._dht = DhtService(
             credentials=credentials,
@@ -182,7 +190,7 @@ class Node:
         self._wall_clock_ms = network.wall_clock_ms
         self._quic: QuicEndpoint | None = None
         self._is_open = False
-        self._event_streams: list[EventStream] = []
+        self._event_streams: dict[EventStream, None] = {}
 
     # -- who we are -------------------------------------------------------------------------------------------------
 
@@ -390,7 +398,13 @@ class Node:
     # -- everything else ----------------------------------------------------------------------------------------------
 
     async def send_message(self, target: Contact, message_type: MessageType, body: Mapping[str, object]) -> None:
-        """Send one frame to a node over its live link, dialing it when there is none; nobody confirms.
+        """Send one frame to a node: fire and forget.
+
+        It rides the live link to the node: written when the node has taken most of what was sent before.  Without one
+        it gets a connection of its own, which no link comes of, and which it shares with what is sent to the same node
+        at the same time; this returns when the node has read the frame, 100 ms later at most, and has closed the
+        connection then.  Not to know whether the frame was read is no error, but counted in `statistics`, as is
+        everything else that becomes of it, and an event.
 
         Raises:
           PeerUnavailable: it cannot be reached.
@@ -398,9 +412,7 @@ class Node:
           LocalProtocolError: the body cannot be encoded.
         """
         self._require_open()
-        frame = encode_frame(message_type, body)
-        link = await self._transport.link_to(target)
-        link.send_frame_nowait(frame)
+        await self._sender.send(target, encode_frame(message_type, body))
 
     # -- whom we talk to ----------------------------------------------------------------------------------------------
 
@@ -551,8 +563,8 @@ class Node:
 
     def events(self) -> EventStream:
         """What happens in this node: ``with node.events() as events: async for event in events: ...``."""
-        stream = EventStream(self._events)
-        self._event_streams.append(stream)
+        stream = EventStream(self._events, left=lambda stream: self._event_streams.pop(stream, None))
+        self._event_streams[stream] = None
         return stream
 
     def statistics(self) -> NodeStatistics:
@@ -567,7 +579,16 @@ class Node:
             messages_unhandled=frames.unhandled,
             requests_excessive=frames.excess,
             refused=dict(frames.refused),
+            messages_sent=self._sender.sent,
+            messages_failed=dict(self._sender.failed),
+            messages_dropped=dict(self._sender.dropped),
+            messages_unconfirmed=self._confirmations.missing,
             links=len(self._registry.links),
+            links_opened=frames.opened,
+            links_closed=dict(frames.closed),
+            links_redialed=self._registry.redials,
+            dials_failed=self._registry.dial_counters.failed,
+            dials_avoided=self._registry.dial_counters.avoided,
             connections_broken=datagrams.connections_broken,
             datagrams_unroutable=datagrams.datagrams_unroutable,
             datagrams_policed=datagrams.datagrams_policed,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Final, Self
 
@@ -46,7 +46,18 @@ class NodeStatistics:
       messages_unhandled: known, but not for us.
       requests_excessive: beyond what one peer may ask in a while, not answered.
       refused: links refused, by reason.
-      links: live links.
+      messages_sent: by `Node.send_message`: written on a link or on a connection of their own.
+      messages_failed: the same that were not, by reason: ``unreachable``, or ``refused`` by one of the two sides.
+      messages_dropped: the same that were given up before, by reason: ``cancelled`` by whoever sent, or ``not_sent``
+        because of a limit of ours, because the node is closing, or because our socket does not reach such an address.
+      messages_unconfirmed: on connections of their own, whoever sent them: written, but maybe not read.
+      links: live links, connections that end with a message included.
+      links_opened: that have become live.
+      links_closed: that have ended, by reason: ``idle``, ``surplus``, ``replaced`` by another one, ``restarted``,
+        ``goodbye`` of the peer, ``silent``, or what QUIC or a rule of the wire says.
+      links_redialed: how often lost ones were dialed again because somebody wanted them.
+      dials_failed: nobody answered, or one side refused the other.
+      dials_avoided: not made, because the peer had not answered a moment ago.
       connections_broken: closed because of what came out of QUIC for the peer's bytes.
       datagrams_unroutable: garbage on the UDP port.
       datagrams_policed: dropped unread, because their sender took more than its share of an overloaded node.
@@ -70,7 +81,16 @@ class NodeStatistics:
     messages_unhandled: int
     requests_excessive: int
     refused: Mapping[str, int]
+    messages_sent: int
+    messages_failed: Mapping[str, int]
+    messages_dropped: Mapping[str, int]
+    messages_unconfirmed: int
     links: int
+    links_opened: int
+    links_closed: Mapping[str, int]
+    links_redialed: int
+    dials_failed: int
+    dials_avoided: int
     connections_broken: int
     datagrams_unroutable: int
     datagrams_policed: int
@@ -87,10 +107,17 @@ class NodeStatistics:
 
 
 class EventStream:
-    """Events of a node while its ``with`` block lasts; an async iterator."""
+    """Events of a node while its ``with`` block lasts; an async iterator.
 
-    def __init__(self, bus: EventBus) -> None:
+    4,096 events wait for whoever reads; those that come behind them are not kept.
+
+    Attributes:
+      missed: how many those were.
+    """
+
+    def __init__(self, bus: EventBus, *, left: Callable[[EventStream], object] = lambda _stream: None) -> None:
         self._bus = bus
+        self._left = left
         self._send, self._receive = trio.open_memory_channel[Event](EVENT_BUFFER)
         self.missed: int = 0
 
@@ -104,6 +131,7 @@ class EventStream:
         self._bus.unlisten(self._on_event)
         self._send.close()
         self._receive.close()
+        self._left(self)
 
     def __aiter__(self) -> Self:
         return self

@@ -199,3 +199,19 @@ class QuorumNotReached(MeshError):
         super().__init__(f"stored on {stored} of {wanted} replicas")
         self.stored: int = stored
         self.wanted: int = wanted
+
+
+def afresh(error: MeshError, *, more: str = "") -> MeshError:
+    """One more exception for another one who waited for the same connection.
+
+    What was raised collects a traceback and must not be shared.  A peer that broke the rules while we dialed it is to
+    all of them one that could not be reached.
+
+    Args:
+      error: what the first one got.
+      more: to be said behind it.
+    """
+    text = f"{error}{more}"
+    if isinstance(error, TrustError):
+        return type(error)(text, code=error.code)
+    return NotSent(text) if isinstance(error, NotSent) else PeerUnavailable(text)

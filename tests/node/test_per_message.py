@@ -125,7 +125,7 @@ async def test_a_message_whose_end_of_the_line_falls_silent_is_told(autojump_clo
         await trio.lowlevel.checkpoint()
         link.send_frame_nowait(macula.wire.encode_frame(MessageType.PUBLISH, body))
         await trio.sleep(1)
-        assert len(facts(events, "message.unconfirmed")) == one._per_message.lost == 1
+        assert len(facts(events, "message.unconfirmed")) == one.statistics().messages_unconfirmed == 1
 
 
 async def test_calls_that_call_back_do_not_wait_for_each_other(autojump_clock: Clock) -> None:
@@ -207,4 +207,4 @@ async def test_a_message_is_known_to_have_arrived_or_told(autojump_clock: Clock)
         await two.publish("a.t", bytes(300_000))
         await trio.sleep(5)
         assert messages.statistics().received == 0
-        assert len(facts(events, "message.unconfirmed")) == two._per_message.lost == 1
+        assert len(facts(events, "message.unconfirmed")) == two.statistics().messages_unconfirmed == 1

@@ -251,6 +251,8 @@ TELLINGS: Final[Mapping[str, Telling]] = {
     "dht.endpoint_refuted": Telling(words=_said("does not find {} at {}", "peer", "endpoint")),
     "dht.value_not_passed_on": Telling(words=_said("is too busy to pass on a value of {}", "owner"), by=("owner",)),
     "health.failed": Telling(words=_said("finds itself unwell: {}", "reason"), by=("reason",)),
+    "message.failed": Telling(words=_said("could not send a message to {}: {}", "peer", "reason"), by=("reason",)),
+    "message.dropped": Telling(words=_said("did not send a message to {}: {}", "peer", "reason"), by=("reason",)),
     "message.unconfirmed": Telling(words=_said("does not know whether {} got a message: {}", "peer", "reason")),
     "rpc.called": Telling(words=_called, by=("procedure",)),
     "rpc.failed": Telling(words=_said("failed to call {}: {}", "procedure", "reason"), by=("procedure",)),

@@ -15,7 +15,7 @@ from macula_trio._peer.backoff import Backoff
 from macula_trio._peer.context import LinkContext
 from macula_trio._peer.link import QuicLink
 from macula_trio._util import Address, format_endpoint, numeric_endpoint
-from macula_trio.errors import ErrorCode, MeshError, NotSent, PeerUnavailable, TrustError, no_answer
+from macula_trio.errors import ErrorCode, MeshError, NotSent, PeerUnavailable, TrustError, afresh, no_answer
 
 DIALS_MAX: Final = 128  # dials under way at once; each is a TLS handshake, and peers can provoke some
 DIALS_WAITING_MAX: Final = 4096  # and those that wait for their turn
@@ -66,7 +66,13 @@ class Dial:
         if self.error is None:
             assert self.link is not None
             return self.link
-        raise _again(self.error) from self.error
+        raise afresh(self.error) from self.error
+
+    def give_up(self) -> None:
+        """Nobody wants its link, whether it is there already or would be a moment later."""
+        self.scope.cancel()
+        if self.link is not None:
+            self.link.close(ErrorCode.NORMAL, "nobody waits for it any more")
 
 
 @attrs.define(eq=False)
@@ -130,12 +136,15 @@ class Dialer:
         """
         dial = self._dials.get(aim) or self._begin(aim, trusted=trusted)
         dial.insist += insists
+        is_taken = False
         try:
-            return await dial.wait()
+            link = await dial.wait()
+            is_taken = True
         finally:
             dial.insist -= insists
-            if aim.number:
-                dial.scope.cancel()  # nobody else waits for it, and nobody would close its link
+            if aim.number and not is_taken:
+                dial.give_up()  # nobody else waits for it, and nobody would close its link
+        return link
 
     def _begin(self, aim: Aim, *, trusted: bool) -> Dial:
         where = format_endpoint(aim.address)
@@ -159,7 +168,7 @@ class Dialer:
             left_s, reason = self._down.left_s(key, now), self._down.reason(key)
             if left_s and reason is not None:
                 self.counters.avoided += 1
-                raise _again(reason, f"; not dialed again for {left_s:.1f} s")
+                raise afresh(reason, more=f"; not dialed again for {left_s:.1f} s")
 
     # -- what is known ------------------------------------------------------------------------------------------------
 
@@ -258,13 +267,6 @@ class Dialer:
             if not is_live:
                 link.close(ErrorCode.HANDSHAKE_TIMEOUT, "gave up waiting")
         return None
-
-
-def _again(error: MeshError, more: str = "") -> MeshError:
-    """The same error for somebody else."""
-    if isinstance(error, TrustError):
-        return type(error)(f"{error}{more}", code=error.code)
-    return (NotSent if isinstance(error, NotSent) else PeerUnavailable)(f"{error}{more}")
 
 
 def address_of(endpoint: str) -> Address:

@@ -370,11 +370,12 @@ class QuicLink(PeerFacts):
 
     # -- life ---------------------------------------------------------------------------------------------------
 
-    def look(self, late_s: float) -> float:
+    def look(self, late_s: float, slack_s: float = 0.0) -> float:
         """Do what time demands: signs of life, new judgements, an end to what does not end; returns when to look again.
 
         Args:
           late_s: by which our timers run late.
+          slack_s: by so much earlier than needed a sign of life may be asked for.
         """
         now, now_ms = trio.current_time(), self._context.wall_clock_ms()
         if self.trusted_until_ms <= now_ms:
@@ -387,12 +388,12 @@ class QuicLink(PeerFacts):
         self._unsent_then = unsent
         self.tell_observed()
         self._go_on_ending()
-        if self._state is not LinkState.LIVE:
+        if self.is_ended:
             return inf
         if self._ending.has_finished:
             return self._watch_ending(now, late_s)
         depends = self.verified or bool(self._asks or self._close_callbacks)
-        verdict = self._liveness.judge(now, late_s) if depends else Verdict.FINE
+        verdict = self._liveness.judge(now, late_s, slack_s) if depends else Verdict.FINE
         if verdict is Verdict.PING:
             self.ask_for_life()
         elif verdict is Verdict.GONE:

@@ -114,15 +114,16 @@ class Liveness:
         from_rtt_s = 0.0 if self._rtt_s is None else self._rtt_s + 4 * self._rtt_var_s
         return max(min(PROBE_MIN_S, self._keepalive_s), from_rtt_s) + late_s
 
-    def judge(self, now: float, late_s: float) -> Verdict:
+    def judge(self, now: float, late_s: float, slack_s: float = 0.0) -> Verdict:
         """What is due.
 
         Args:
           now: as everywhere.
           late_s: by which our own timers run late.
+          slack_s: by which the first PING may leave earlier.
         """
         if self._pings is None:
-            return Verdict.PING if now >= self._heard_at + self._keepalive_s else Verdict.FINE
+            return Verdict.PING if now + slack_s >= self._heard_at + self._keepalive_s else Verdict.FINE
         oldest, newest = next(iter(self._pings.values())), next(reversed(self._pings.values()))
         probe_s = self.probe_s(late_s)
         if now >= oldest + PROBES * probe_s:

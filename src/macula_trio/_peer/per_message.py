@@ -12,19 +12,17 @@ import attrs
 import trio
 
 from macula_trio._background import Background
-from macula_trio._events import EventBus
-from macula_trio._ids import Contact, NodeId, hex_or_none
+from macula_trio._ids import Contact, NodeId
+from macula_trio._peer.linger import Confirmations
 from macula_trio._peer.link import QuicLink
 from macula_trio._peer.registry import PASSING_LINKS_PER_PEER_MAX, LinkRegistry
 from macula_trio._peer.views import OneMessage
-from macula_trio._wire.messages import Ping, Pong
 from macula_trio.abc import Link, LinkTransport, MessageHandler, MessageT
-from macula_trio.errors import MeshError, NotSent
+from macula_trio.errors import NotSent
 
 PER_PEER_MAX: Final = PASSING_LINKS_PER_PEER_MAX // 2 - 2  # at once; the peer may have as many to us
 TURN_DEADLINE_S: Final = 5.0  # for a turn: those who have theirs may be waiting for us
 UNUSED_S: Final = 1.0  # after which a connection is closed that was dialed and not used
-LINGER_S: Final = 0.1  # as in v0.8
 
 
 @attrs.define(eq=False)
@@ -40,16 +38,15 @@ class PerMessageTransport:
 
     Args:
       registry: dials, and knows what others have dialed.
-      events: where messages are told that may not have arrived.
+      confirmations: find out whether messages have arrived.
       background: owns the connections.
     """
 
-    def __init__(self, registry: LinkRegistry, *, events: EventBus, background: Background) -> None:
+    def __init__(self, registry: LinkRegistry, *, confirmations: Confirmations, background: Background) -> None:
         self._registry = registry
-        self._events = events
+        self._confirmations = confirmations
         self._background = background
         self._turns: dict[NodeId | str, _Turns] = {}
-        self.lost = 0
 
     def handle(self, message_type: type[MessageT], handler: MessageHandler[MessageT]) -> None:
         """Hand messages of this type to ``handler``."""
@@ -111,25 +108,11 @@ class PerMessageTransport:
             if one.was_asked:
                 await one.over.wait()
             elif one.begun.is_set():
-                await self._linger(link)
+                await self._confirmations.wait(link)
         finally:
             one.close()
             self._turns[peer].limiter.release_on_behalf_of(owner)
             self._leave(peer)
-
-    async def _linger(self, link: QuicLink) -> None:
-        """Until a PING behind the message is answered; towards v0.8, which may read late, the whole time."""
-        if not link.verified:
-            await trio.sleep(LINGER_S)
-            return
-        try:
-            with trio.fail_after(LINGER_S):
-                await link.ask(Ping(timestamp=0), Pong)
-        except (MeshError, trio.TooSlowError) as exc:
-            self.lost += 1
-            self._events.emit(
-                "message.unconfirmed", peer=hex_or_none(link.node_id), reason=str(exc) or "no answer in time"
-            )
 
 
 def _conforms(transport: PerMessageTransport) -> LinkTransport:

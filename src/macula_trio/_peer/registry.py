@@ -36,6 +36,7 @@ LINKS_PER_PEER_MAX: Final = 4  # two by simultaneous dials, and as many that are
 PASSING_LINKS_PER_PEER_MAX: Final = 64  # where one of the two opens one for every message
 REPLACED_MAX: Final = 4096  # nodes whose former runs are remembered; who was replaced first is forgotten first
 RUNS_REMEMBERED: Final = 4  # of one node: a service that restarts in a loop leaves many
+KEEPALIVE_SLACK: Final = 0.02  # of the keepalive: by so much earlier a peer is asked, so that many are asked at once
 ACCEPTED_IDLE_SHARE: Final = 1.1  # of the idle time, for what others dialed: they end it first
 
 
@@ -83,6 +84,7 @@ class LinkRegistry:
         self._anonymous: dict[QuicLink, None] = {}
         self._probes: dict[QuicLink, None] = {}
         self._worn: dict[QuicLink, None] = {}  # whose successors are being dialed
+        self._has_surplus = False
         self._dials_anew = 0
         self._opened_callbacks: list[Callable[[QuicLink], None]] = []
         self._closed_callbacks: list[Callable[[QuicLink], None]] = []
@@ -104,7 +106,7 @@ class LinkRegistry:
             alive=self._link_alive,
             observed=self._observed,
         )
-        self._upkeep = Upkeep(self._look)
+        self._upkeep = Upkeep(self._look, slack_s=KEEPALIVE_SLACK * policy.keepalive_s)
         self._dialer = Dialer(
             self._context,
             background=self._background,
@@ -206,12 +208,19 @@ class LinkRegistry:
                 raise
             return link
 
+    def link_for_message(self, contact: Contact) -> QuicLink | None:
+        """The live link to use for one more message to a node, if there is one."""
+        link = self.live_link(contact.node_id) or self._unproven_link(contact)
+        return link if link is None or link.verified or link.reserve() else None
+
     def _unproven_link(self, contact: Contact) -> QuicLink | None:
         """A live link to whoever answered at a node's endpoint without proving anything: a v0.8 node."""
         if self._party.trust.kind != "unverified":
             return None
         at = address_of(contact.endpoint)
-        found = (link for link in self._anonymous if link.takes_more and link.peer_address == at)
+        found = (
+            link for link in self._anonymous if link.takes_more and not link.is_passing and link.peer_address == at
+        )
         return next((link for link in found if link.node_id == contact.node_id), None)
 
     async def dial_endpoint(self, endpoint: str, *, expected: NodeId | None = None, trusted: bool = False) -> QuicLink:
@@ -390,9 +399,10 @@ class LinkRegistry:
             self._settle(node_id, is_new=True)
             if link.is_dialed:
                 self._trim()
-        if len(links) > (PASSING_LINKS_PER_PEER_MAX if is_apart else LINKS_PER_PEER_MAX):
+        alike = [other for other in links if self._is_apart(other) is is_apart]
+        if len(alike) > (PASSING_LINKS_PER_PEER_MAX if is_apart else LINKS_PER_PEER_MAX):
             preferred = self.live_link(node_id)
-            surplus = next(other for other in links if other is not preferred)
+            surplus = next(other for other in alike if other is not preferred)
             surplus.close(ErrorCode.LIMIT_EXCEEDED, "too many links")
 
     def _link_closed(self, link: QuicLink) -> None:
@@ -430,8 +440,8 @@ class LinkRegistry:
 
     # -- what time demands -------------------------------------------------------------------------------------------
 
-    def _look(self, link: QuicLink, late_s: float) -> float:
-        due = link.look(late_s)
+    def _look(self, link: QuicLink, late_s: float, slack_s: float) -> float:
+        due = link.look(late_s, slack_s)
         if link.is_ended or link.is_ending or not link.verified or self._is_apart(link):
             return due
         now = trio.current_time()
@@ -441,7 +451,7 @@ class LinkRegistry:
             self._retreat(link, None, "idle")
         elif link.is_worn:
             self._replace(link)
-        if link.is_dialed and now < idle_at:
+        if self._has_surplus:
             self._trim()
         return min(due, idle_at if idle_at > now else inf)
 
@@ -454,6 +464,7 @@ class LinkRegistry:
             if link.is_dialed and not link.is_ending and not self._is_apart(link)
         ]
         surplus = len(dialed) - self._policy.links_max
+        self._has_surplus = surplus > 0  # tried again when one is looked at: those that are busy now may be idle then
         if surplus > 0:
             idle = sorted((link for link in dialed if not link.is_busy), key=lambda link: link.used_at)
             for link in idle[:surplus]:

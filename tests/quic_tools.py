@@ -147,7 +147,7 @@ async def scatter_handshake(recorder: Recorder, epoch: Epoch, pieces: int, first
     sender._pending = RangeSet([range(place, place + 1) for place in range(first, first + 2 * pieces, 2)])
     sender.buffer_is_empty = False
     for _ in range(pieces):  # one travels at a time
-        recorder.connection._endpoint._mark_written(recorder.connection)
+        recorder.connection._endpoint.mark_written(recorder.connection)
         await trio.sleep(0.001)
 
 
@@ -158,9 +158,7 @@ def leftovers(endpoint: QuicEndpoint) -> dict[str, int]:
         "ids": len(endpoint._by_cid),
         "half open": endpoint._admission.half_open,
         "of hosts": len(endpoint._admission._of_host),
-        "timers": len(endpoint._timers._timers),
-        "written": len(endpoint._written),
-        "read": len(endpoint._read),
+        **endpoint._pump.remembered,
     }
     return {place: size for place, size in sizes.items() if size}
 

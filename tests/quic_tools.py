@@ -54,20 +54,27 @@ class Recorder:
         self.connection = connection
         self.completed = trio.Event()
         self.closed = trio.Event()
+        self.said = trio.Event()
         self.data: dict[int, bytearray] = {}
         self.resets: list[int] = []
         self.reason: CloseReason | None = None
         self.detail = ""
         self.losses = 0
+        self.moves: list[tuple[Address, Address]] = []
 
     def handshake_completed(self) -> None:
         self.completed.set()
 
     def stream_data_received(self, stream_id: int, data: bytes, end_stream: bool) -> None:
         self.data.setdefault(stream_id, bytearray()).extend(data)
+        self.said.set()
+        self.said = trio.Event()
 
     def stream_reset(self, stream_id: int) -> None:
         self.resets.append(stream_id)
+
+    def moved(self, old: Address, new: Address) -> None:
+        self.moves.append((old, new))
 
     def connection_lost(self, reason: CloseReason, detail: str) -> None:
         self.losses += 1

@@ -563,6 +563,7 @@ class Node:
             requests_excessive=frames.excess,
             refused=dict(frames.refused),
             links=len(self._registry.links),
+            links_migrated=frames.migrated,
             connections_broken=datagrams.connections_broken,
             datagrams_unroutable=datagrams.datagrams_unroutable,
             datagrams_policed=datagrams.datagrams_policed,

@@ -47,6 +47,7 @@ class NodeStatistics:
       requests_excessive: beyond what one peer may ask in a while, not answered.
       refused: links refused, by reason.
       links: live links.
+      links_migrated: how often a link went on while its peer's address changed.
       connections_broken: closed because of what came out of QUIC for the peer's bytes.
       datagrams_unroutable: garbage on the UDP port.
       datagrams_policed: dropped unread, because their sender took more than its share of an overloaded node.
@@ -71,6 +72,7 @@ class NodeStatistics:
     requests_excessive: int
     refused: Mapping[str, int]
     links: int
+    links_migrated: int
     connections_broken: int
     datagrams_unroutable: int
     datagrams_policed: int

@@ -270,6 +270,9 @@ async def test_a_refusal_of_the_large_one_ends_the_small_one_too(autojump_clock:
         def stream_reset(self, stream_id: int) -> None:
             pass
 
+        def moved(self, old: Address, new: Address) -> None:
+            pass
+
         def connection_lost(self, reason: CloseReason, detail: str) -> None:
             ended.append((reason, self.connection.path))
 

@@ -12,14 +12,16 @@ from contextlib import AbstractContextManager
 from math import inf
 from typing import Final, Protocol
 
+from aioquic.quic import events
 from aioquic.quic.connection import QuicConnection
 
 from macula_trio._identity.trust import ServerCheck
 from macula_trio._net.credit import InboundCredit
 from macula_trio._net.fairness import WORK_BURST, WORK_PER_S
+from macula_trio._net.migration import PeerPath
 from macula_trio._net.tls import Secrets
 from macula_trio._peer.budget import TokenBucket
-from macula_trio._util import Address, Path
+from macula_trio._util import Address, Path, path_address
 from macula_trio.errors import ErrorCode
 
 CONTROL_STREAM: Final = 0  # the dialer's first bidirectional stream (RFC 9000, section 2.1)
@@ -57,6 +59,10 @@ class ConnectionHandler(Protocol):
         """The peer gave a stream up."""
         ...
 
+    def moved(self, old: Address, new: Address) -> None:
+        """The peer is somewhere else, and the connection goes on; not called before the handshake is completed."""
+        ...
+
     def connection_lost(self, reason: CloseReason, detail: str) -> None:
         """The end; called exactly once."""
         ...
@@ -73,6 +79,9 @@ class Unheard:
 
     def stream_reset(self, stream_id: int) -> None:
         """Nor this."""
+
+    def moved(self, old: Address, new: Address) -> None:
+        """Nor does this."""
 
     def connection_lost(self, reason: CloseReason, detail: str) -> None:
         """Nobody waits for it."""
@@ -132,9 +141,21 @@ class Connection:
         self._share = TokenBucket(WORK_PER_S, WORK_BURST)
         # Written, and not in a datagram yet: about, since datagrams carry other things, and some data twice.
         self.unsent_bytes = 0
-        self.path = path
+        self._dialed_from: Path = path
         self.seen_at: Address = path[:2]  # of one that was accepted: where the peer is now, wherever it dialed from
-        self.is_dialed = is_dialed
+        self._peer_path = PeerPath(path_address(path)) if is_dialed else None
+        self._has_news = False  # the datagram at hand brought something that only the peer can have sent
+        self._acknowledged: list[int] = []  # the PINGs that it has answered
+
+    @property
+    def is_dialed(self) -> bool:
+        """Whether we dialed it."""
+        return self._peer_path is not None
+
+    @property
+    def path(self) -> Path:
+        """Where the peer that we dialed is now, or where that one was which dialed us."""
+        return self._dialed_from if self._peer_path is None else self._peer_path.address
 
     @property
     def binding(self) -> bytes:
@@ -186,6 +207,12 @@ class Connection:
 
     def _note_delivered(self, size: int) -> None:
         self._withheld = max(0.0, self._withheld - _WITHHELD_CREDIT * size)
+
+    def _note_event(self, event: events.QuicEvent) -> None:
+        if isinstance(event, (events.StreamDataReceived, events.StreamReset, events.PingAcknowledged)):
+            self._has_news = True
+        if isinstance(event, events.PingAcknowledged):
+            self._acknowledged.append(event.uid)
 
     @property
     def _withholds(self) -> bool:

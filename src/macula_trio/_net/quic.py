@@ -115,16 +115,20 @@ class QuicEndpoint:
 
     def transmit(self, connection: Connection) -> None:
         """Send what aioquic has to say on a connection, and set its timer."""
+        seen_at = before = connection.seen_at
         with self.contained(connection):
             pending = connection._quic.datagrams_to_send(now=trio.current_time())
             self.counters.datagrams_sent += len(pending)
             connection.unsent_bytes = max(0, connection.unsent_bytes - sum(len(data) for data, _ in pending))
-            if connection.is_dialed:
-                self._socket.send_batch([(data, connection.path) for data, _ in pending])
-            else:
+            if connection._peer_path is not None:
+                target = connection._peer_path.target
+                self._socket.send_batch([(data, target(len(data))) for data, _ in pending])
+            elif pending:
                 self._socket.send_batch(pending)
-                if pending:
-                    connection.seen_at = pending[-1][1][:2]
+                peer = connection._quic.get_peer_address()
+                assert peer is not None, "there is something to send to it"
+                seen_at = connection.seen_at = peer[:2]
+        self._tell_moved(connection, before, seen_at)
         self._arm(connection)
 
     def _arm(self, connection: Connection) -> None:
@@ -177,7 +181,9 @@ class QuicEndpoint:
         connection._note_datagram(len(data))
         with self.contained(connection):
             connection._quic.receive_datagram(data, _DIALED_PEER if connection.is_dialed else source, now=now)
+        connection._has_news, connection._acknowledged = False, []
         connection = self._drain_events(connection)
+        self._follow(connection, path_address(source), len(data), now)
         within_bounds = True
         with self.contained(connection):
             within_bounds = connection._credit.update()
@@ -188,6 +194,23 @@ class QuicEndpoint:
                 self._abandon(connection, ErrorCode.LIMIT_EXCEEDED)
         if connection in self._connections:
             self._pump.mark_read(connection)
+
+    def _follow(self, connection: Connection, source: Address, size: int, now: float) -> None:
+        """Look where a datagram of a peer that we dialed came from: it may have moved."""
+        path = connection._peer_path
+        if path is None or not connection._binding or connection._lost or connection not in self._connections:
+            return
+        before = path.address
+        if path.answered(connection._acknowledged, source):
+            self._pump.mark_written(connection)
+            self._tell_moved(connection, before, source)
+        elif path.heard(source, size, now, is_news=connection._has_news):
+            self.transmit(connection)  # what has nothing to do with it keeps to the path
+            with self.contained(connection):
+                connection._quic.send_ping(path.challenge())
+            self.transmit(connection)  # now, before anything else may travel with it
+            if path.wants_challenge:
+                path.wait()
 
     def _greet(self, data: bytes, source: Path, now: float) -> Connection | None:
         outcome = self._greeter.greet(data, source, now)
@@ -283,6 +306,7 @@ class QuicEndpoint:
                 event = connection._quic.next_event()
             if event is None:
                 break
+            connection._note_event(event)
             if isinstance(event, events.ProtocolNegotiated):
                 connection = self._answered(connection)
             else:
@@ -356,6 +380,10 @@ class QuicEndpoint:
         if not connection._lost and connection._handler is not None:
             connection._lost = True
             connection._handler.connection_lost(reason, detail)
+
+    def _tell_moved(self, connection: Connection, old: Address, new: Address) -> None:
+        if old != new and connection._binding and not connection._lost and connection._handler is not None:
+            connection._handler.moved(old, new)
 
     @contextmanager
     def contained(self, connection: Connection) -> Iterator[None]:

@@ -95,6 +95,7 @@ class LinkCounters:
     unexpected: int = 0
     unhandled: int = 0
     excess: int = 0
+    migrated: int = 0
     refused: Counter[str] = attrs.field(factory=Counter)
 
 
@@ -471,6 +472,13 @@ class QuicLink:
         self._decoders.pop(stream_id, None)
         if stream_id == CONTROL_STREAM:
             self.close(ErrorCode.UNEXPECTED_MESSAGE, "the control stream was reset")
+
+    def moved(self, old: Address, new: Address) -> None:
+        """The peer has another address, or is seen at another one; the link goes on."""
+        if self._state is LinkState.LIVE and not self.is_probe:
+            self._context.counters.migrated += 1
+            before, endpoint = format_endpoint(old), format_endpoint(new)
+            self._context.events.emit("link.migrated", peer=_hex(self.node_id), before=before, endpoint=endpoint)
 
     def connection_lost(self, reason: CloseReason, detail: str) -> None:
         """Tell everybody who waits."""

@@ -17,6 +17,7 @@ from macula_trio._events import Event, EventBus
 from macula_trio._identity.keys import Credentials
 from macula_trio._ids import Contact, NodeId
 from macula_trio._net.quic import CONTROL_STREAM, CloseReason, Connection, ConnectionHandler, QuicEndpoint
+from macula_trio._net.wear import WearLimits
 from macula_trio._peer.handshake import LocalParty
 from macula_trio._peer.link import QuicLink
 from macula_trio._peer.registry import LinkRegistry
@@ -112,11 +113,12 @@ async def open_endpoint(
     *,
     accept: Callable[[Connection], ConnectionHandler] = Recorder,
     idle_timeout_s: float = 30.0,
+    wear: WearLimits | None = None,
 ) -> AsyncGenerator[QuicEndpoint, None]:
     """An endpoint with its pump, without any link."""
     socket = await network.bind(host(number))
     endpoint = QuicEndpoint(
-        socket, credentials(number), accept=accept, idle_timeout_s=idle_timeout_s, random_bytes=seeded_bytes
+        socket, credentials(number), accept=accept, idle_timeout_s=idle_timeout_s, random_bytes=seeded_bytes, wear=wear
     )
     try:
         async with trio.open_nursery() as nursery:

@@ -20,6 +20,7 @@ from macula_trio._net.credit import InboundCredit
 from macula_trio._net.fairness import WORK_BURST, WORK_PER_S
 from macula_trio._net.migration import PeerPath
 from macula_trio._net.tls import Secrets
+from macula_trio._net.wear import Wear, WearLimits
 from macula_trio._peer.budget import TokenBucket
 from macula_trio._util import Address, Path, path_address
 from macula_trio.errors import ErrorCode
@@ -124,6 +125,7 @@ class Connection:
         path: Path,
         is_dialed: bool,
         deadline: float,
+        wear: WearLimits,
         check: ServerCheck | None = None,
     ) -> None:
         self._endpoint = endpoint
@@ -138,6 +140,7 @@ class Connection:
         self._withheld = 0.0
         self._withheld_max = WITHHELD_UNPROVEN_MAX
         self._credit = InboundCredit(quic)
+        self._wear = Wear(wear)
         self._share = TokenBucket(WORK_PER_S, WORK_BURST)
         # Written, and not in a datagram yet: about, since datagrams carry other things, and some data twice.
         self.unsent_bytes = 0
@@ -167,6 +170,11 @@ class Connection:
         """Whether it has ended."""
         return self._lost
 
+    @property
+    def is_worn(self) -> bool:
+        """Whether it has carried so much that another one should take its place; it goes on all the same."""
+        return self._wear.is_worn
+
     def open_stream(self) -> int:
         """The id of the next bidirectional stream of ours; it opens with the first `write`."""
         return self._quic.get_next_available_stream_id()
@@ -177,6 +185,7 @@ class Connection:
             return
         with self._endpoint.contained(self):
             self._quic.send_stream_data(stream_id, data, end_stream)
+        self._wear.used(stream_id)
         self.unsent_bytes += len(data)
         self._endpoint.mark_written(self)
 
@@ -209,6 +218,8 @@ class Connection:
         self._withheld = max(0.0, self._withheld - _WITHHELD_CREDIT * size)
 
     def _note_event(self, event: events.QuicEvent) -> None:
+        if isinstance(event, (events.StreamDataReceived, events.StreamReset)):
+            self._wear.used(event.stream_id)
         if isinstance(event, (events.StreamDataReceived, events.StreamReset, events.PingAcknowledged)):
             self._has_news = True
         if isinstance(event, events.PingAcknowledged):
@@ -223,4 +234,5 @@ class Connection:
         self._quic, rival._quic = rival._quic, self._quic
         self._secrets, rival._secrets = rival._secrets, self._secrets
         self._credit, rival._credit = rival._credit, self._credit
+        self._wear, rival._wear = rival._wear, self._wear
         self._cids, rival._cids = rival._cids, self._cids

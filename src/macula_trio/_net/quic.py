@@ -28,6 +28,7 @@ from macula_trio._net.fairness import Fairness
 from macula_trio._net.greeting import Greeter, Newcomer, destination_cid
 from macula_trio._net.pump import Pump
 from macula_trio._net.tls import CERTIFICATE_ALERTS, INITIAL_RTT_S, ConnectionMaker
+from macula_trio._net.wear import WearLimits
 from macula_trio._util import Address, Path, format_endpoint, path_address
 from macula_trio.abc import DatagramSocket
 from macula_trio.errors import ErrorCode
@@ -54,6 +55,7 @@ class QuicEndpoint:
       random_bytes: for connection ids of Retry packets.
       admission: who may dial us; the usual bounds by default.
       sizes: how large datagrams are; by default what this system and its socket allow.
+      wear: how much one connection may carry before it is worn; see there for the usual.
       keylog: receives lines in the NSS key log format, for Wireshark; None keeps the secrets secret.
     """
 
@@ -68,6 +70,7 @@ class QuicEndpoint:
         keylog: Callable[[str], None] | None = None,
         admission: Admission[Connection] | None = None,
         sizes: DatagramSizes[Connection] | None = None,
+        wear: WearLimits | None = None,
     ) -> None:
         self.counters = EndpointCounters()
         self._socket = socket
@@ -81,6 +84,7 @@ class QuicEndpoint:
         self._sizes = sizes or DatagramSizes(
             platform=sys.platform, large_buffers=socket.large_datagrams, initial_rtt_s=INITIAL_RTT_S
         )
+        self._wear = wear or WearLimits()
         self._fairness = Fairness[Connection]()
         self._pump = Pump[Connection](socket, self._fairness, self)
 
@@ -119,6 +123,7 @@ class QuicEndpoint:
         with self.contained(connection):
             pending = connection._quic.datagrams_to_send(now=trio.current_time())
             self.counters.datagrams_sent += len(pending)
+            connection._wear.datagrams_sent += len(pending)
             connection.unsent_bytes = max(0, connection.unsent_bytes - sum(len(data) for data, _ in pending))
             if connection._peer_path is not None:
                 target = connection._peer_path.target
@@ -225,7 +230,8 @@ class QuicEndpoint:
     def _accept_connection(self, newcomer: Newcomer, source: Path, first_bytes: int, now: float) -> Connection:
         size = min(self._sizes.largest(path_address(source)), first_bytes)
         quic, secrets = self._maker.accepted(size, newcomer.original_cid, newcomer.retry_cid)
-        connection = Connection(self, quic, secrets, path=source, is_dialed=False, deadline=now + HANDSHAKE_DEADLINE_S)
+        deadline = now + HANDSHAKE_DEADLINE_S
+        connection = Connection(self, quic, secrets, path=source, is_dialed=False, deadline=deadline, wear=self._wear)
         self._adopt(connection, newcomer.cid, quic.host_cid)
         self._admission.opened(connection, path_address(source))
         self.counters.connections_accepted += 1
@@ -259,7 +265,9 @@ class QuicEndpoint:
 
     def _make_dialed(self, path: Address, size: int, check: ServerCheck | None) -> Connection:
         quic, secrets = self._maker.dialed(size, check)
-        connection = Connection(self, quic, secrets, path=path, is_dialed=True, deadline=inf, check=check)
+        connection = Connection(
+            self, quic, secrets, path=path, is_dialed=True, deadline=inf, wear=self._wear, check=check
+        )
         self._adopt(connection, quic.host_cid)
         return connection
 

@@ -108,6 +108,9 @@ class Attacker:
     def stream_reset(self, stream_id: int) -> None:
         pass
 
+    def moved(self, old: Address, new: Address) -> None:
+        pass
+
     def connection_lost(self, reason: CloseReason, detail: str) -> None:
         self.closed.set()
 

@@ -19,7 +19,8 @@ from attack_tools import HOSTS, TICK_S, Attacker, Field, again_and_again, open_a
 
 import macula_trio as macula
 from macula_trio._identity.record import sign_record
-from macula_trio._net.quic import ALPN, CONTROL_STREAM, QuicEndpoint
+from macula_trio._net.quic import CONTROL_STREAM, QuicEndpoint
+from macula_trio._net.tls import ALPN
 from macula_trio._net.udp import UdpNetwork
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import encode_message

@@ -22,6 +22,7 @@ import trio
 from macula_trio._identity.files import Identity
 from macula_trio._net.quic import CONTROL_STREAM, CloseReason, Connection, QuicEndpoint
 from macula_trio._net.udp import UdpNetwork, UdpSocket
+from macula_trio._util import Address
 from macula_trio.errors import ErrorCode
 
 MESSAGE: Final = bytes(100)
@@ -61,6 +62,9 @@ class Echo:
     def stream_reset(self, stream_id: int) -> None:
         raise AssertionError("reset")
 
+    def moved(self, old: Address, new: Address) -> None:
+        raise AssertionError("moved")
+
     def connection_lost(self, reason: CloseReason, detail: str) -> None:
         pass
 
@@ -87,6 +91,9 @@ class Asker:
 
     def stream_reset(self, stream_id: int) -> None:
         raise AssertionError("reset")
+
+    def moved(self, old: Address, new: Address) -> None:
+        raise AssertionError("moved")
 
     def connection_lost(self, reason: CloseReason, detail: str) -> None:
         self.done.set()

@@ -11,6 +11,7 @@ import trio
 
 from macula_trio import Call, Identity, Trust
 from macula_trio._net.quic import CloseReason, Connection, QuicEndpoint
+from macula_trio._util import Address
 from macula_trio.testing import LinkModel, World
 from macula_trio.wire import FrameDecoder, MessageType, encode_frame
 
@@ -49,6 +50,9 @@ class Peer:
 
     def stream_reset(self, stream_id: int) -> None:
         self._world.note("streams.reset", stream=stream_id)
+
+    def moved(self, old: Address, new: Address) -> None:
+        self._world.note("streams.moved", before=list(old), now=list(new))
 
     def connection_lost(self, reason: CloseReason, detail: str) -> None:
         self._world.note("streams.lost", reason=reason.value, detail=detail)

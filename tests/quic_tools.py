@@ -19,6 +19,7 @@ from macula_trio._events import Event, EventBus
 from macula_trio._identity.keys import Credentials
 from macula_trio._ids import Contact, NodeId
 from macula_trio._net.quic import CONTROL_STREAM, CloseReason, Connection, ConnectionHandler, QuicEndpoint
+from macula_trio._net.wear import WearLimits
 from macula_trio._peer.handshake import LocalParty
 from macula_trio._peer.link import QuicLink
 from macula_trio._peer.registry import LinkPolicy, LinkRegistry
@@ -56,20 +57,27 @@ class Recorder:
         self.connection = connection
         self.completed = trio.Event()
         self.closed = trio.Event()
+        self.said = trio.Event()
         self.data: dict[int, bytearray] = {}
         self.resets: list[int] = []
         self.reason: CloseReason | None = None
         self.detail = ""
         self.losses = 0
+        self.moves: list[tuple[Address, Address]] = []
 
     def handshake_completed(self) -> None:
         self.completed.set()
 
     def stream_data_received(self, stream_id: int, data: bytes, end_stream: bool) -> None:
         self.data.setdefault(stream_id, bytearray()).extend(data)
+        self.said.set()
+        self.said = trio.Event()
 
     def stream_reset(self, stream_id: int) -> None:
         self.resets.append(stream_id)
+
+    def moved(self, old: Address, new: Address) -> None:
+        self.moves.append((old, new))
 
     def connection_lost(self, reason: CloseReason, detail: str) -> None:
         self.losses += 1
@@ -107,11 +115,12 @@ async def open_endpoint(
     *,
     accept: Callable[[Connection], ConnectionHandler] = Recorder,
     idle_timeout_s: float = 30.0,
+    wear: WearLimits | None = None,
 ) -> AsyncGenerator[QuicEndpoint, None]:
     """An endpoint with its pump, without any link."""
     socket = await network.bind(host(number))
     endpoint = QuicEndpoint(
-        socket, credentials(number), accept=accept, idle_timeout_s=idle_timeout_s, random_bytes=seeded_bytes
+        socket, credentials(number), accept=accept, idle_timeout_s=idle_timeout_s, random_bytes=seeded_bytes, wear=wear
     )
     try:
         async with trio.open_nursery() as nursery:
@@ -149,7 +158,7 @@ async def scatter_handshake(recorder: Recorder, epoch: Epoch, pieces: int, first
     sender._pending = RangeSet([range(place, place + 1) for place in range(first, first + 2 * pieces, 2)])
     sender.buffer_is_empty = False
     for _ in range(pieces):  # one travels at a time
-        recorder.connection._endpoint._mark_written(recorder.connection)
+        recorder.connection._endpoint.mark_written(recorder.connection)
         await trio.sleep(0.001)
 
 
@@ -160,9 +169,7 @@ def leftovers(endpoint: QuicEndpoint) -> dict[str, int]:
         "ids": len(endpoint._by_cid),
         "half open": endpoint._admission.half_open,
         "of hosts": len(endpoint._admission._of_host),
-        "timers": len(endpoint._timers._timers),
-        "written": len(endpoint._written),
-        "read": len(endpoint._read),
+        **endpoint._pump.remembered,
     }
     return {place: size for place, size in sizes.items() if size}
 

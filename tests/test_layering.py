@@ -72,7 +72,14 @@ BROAD: Final = {"Exception", "BaseException"}
 
 # Who alone may use a name (or anything below it).
 ONLY_IN: Final = {
-    "aioquic": ("_net/credit.py", "_net/quic.py", "testing/_determinism.py"),
+    "aioquic": (
+        "_net/connection.py",
+        "_net/credit.py",
+        "_net/greeting.py",
+        "_net/quic.py",
+        "_net/tls.py",
+        "testing/_determinism.py",
+    ),
     "msgpack": ("_wire/codec.py",),
     **dict.fromkeys(CHANCE, ("_node.py", "testing/*")),
     # The datagram network is where a node gets the wall clock from; the real one reads it.
@@ -321,8 +328,8 @@ PLANTED: Final = [
     ("_pubsub/service.py", "import macula_trio._dht.service", "services never import each other"),
     ("_rpc/service.py", "from macula_trio._dht.advertiser import Advertiser", "services never import each other"),
     ("_dht/lookup.py", "from .table import Table", "relative import"),
-    ("_peer/link.py", "from aioquic.quic.events import QuicEvent", "belongs to _net/credit.py, _net/quic.py"),
-    ("_cli/main.py", "import aioquic", "belongs to _net/credit.py, _net/quic.py"),
+    ("_peer/link.py", "from aioquic.quic.events import QuicEvent", "belongs to _net/connection.py, _net/credit.py"),
+    ("_cli/main.py", "import aioquic", "belongs to _net/connection.py, _net/credit.py"),
     ("_wire/messages.py", "import msgpack", "belongs to _wire/codec.py"),
     ("_rpc/service.py", "import threading", "no threads"),
     ("_node.py", "from concurrent.futures import ThreadPoolExecutor", "no threads"),

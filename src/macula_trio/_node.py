@@ -586,6 +586,7 @@ class Node:
             links=len(self._registry.links),
             links_opened=frames.opened,
             links_closed=dict(frames.closed),
+            links_migrated=frames.migrated,
             links_redialed=self._registry.redials,
             dials_failed=self._registry.dial_counters.failed,
             dials_avoided=self._registry.dial_counters.avoided,

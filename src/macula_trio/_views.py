@@ -55,6 +55,7 @@ class NodeStatistics:
       links_opened: that have become live.
       links_closed: that have ended, by reason: ``idle``, ``surplus``, ``replaced`` by another one, ``restarted``,
         ``goodbye`` of the peer, ``silent``, or what QUIC or a rule of the wire says.
+      links_migrated: how often a link went on while its peer's address changed.
       links_redialed: how often lost ones were dialed again because somebody wanted them.
       dials_failed: nobody answered, or one side refused the other.
       dials_avoided: not made, because the peer had not answered a moment ago.
@@ -88,6 +89,7 @@ class NodeStatistics:
     links: int
     links_opened: int
     links_closed: Mapping[str, int]
+    links_migrated: int
     links_redialed: int
     dials_failed: int
     dials_avoided: int

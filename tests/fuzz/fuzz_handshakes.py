@@ -164,14 +164,14 @@ class World:
         self._flush()
         for _ in range(ROUNDS_MAX):
             now = self._clock.current_time()
-            due = min(endpoint._timers.next_due for endpoint in self._endpoints.values())
+            due = min(endpoint._pump.next_due for endpoint in self._endpoints.values())
             at = min(now + LATENCY_S if self._wire else inf, max(due, now))
             if at > end or at == inf:
                 break
             self._clock.jump(at - now)
             self._deliver(at)
             for endpoint in self._endpoints.values():
-                endpoint._fire_due(self._clock.current_time())
+                endpoint._pump.fire_due(self._clock.current_time())
             self._flush()
         else:
             raise AssertionError(f"not quiet after {ROUNDS_MAX} rounds")
@@ -189,12 +189,12 @@ class World:
                 carried = [(source, target, data)]
             for sender, receiver, arriving in carried:
                 if receiver in self._endpoints:
-                    self._endpoints[receiver]._route(arriving, sender, now)
+                    self._endpoints[receiver].received(arriving, sender, now)
 
     def _flush(self) -> None:
         for endpoint in self._endpoints.values():
-            endpoint._flush(endpoint._written)
-            endpoint._flush(endpoint._read)
+            endpoint._pump.flush_written()
+            endpoint._pump.flush_read()
 
     # -- what the fuzzer does ---------------------------------------------------------------------------------------
 

@@ -106,13 +106,13 @@ def test_what_escapes_from_the_pump_is_found(monkeypatch: pytest.MonkeyPatch) ->
     def short_sighted(data: bytes) -> bytes:
         return data[6 : 6 + data[5]] if data[0] & 0x80 else data[1:9]
 
-    monkeypatch.setattr(quic, "_destination_cid", short_sighted)
+    monkeypatch.setattr(quic, "destination_cid", short_sighted)
     with pytest.raises(IndexError):
         find_something(fuzz_handshakes, inputs("handshakes"))
 
 
 def test_an_error_of_aioquic_s_that_is_not_contained_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quic.QuicEndpoint, "_contained", lambda _self, _connection: nullcontext())
+    monkeypatch.setattr(quic.QuicEndpoint, "contained", lambda _self, _connection: nullcontext())
     with pytest.raises(x509.InvalidVersion):
         find_something(fuzz_handshakes, inputs("handshakes"))
 

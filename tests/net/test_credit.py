@@ -59,7 +59,7 @@ def send_far_behind(recorder: Recorder, stream_id: int, *places: range) -> None:
     sender._pending = RangeSet(places)
     sender._pending_eof = False
     sender.buffer_is_empty = False
-    recorder.connection._endpoint._mark_written(recorder.connection)
+    recorder.connection._endpoint.mark_written(recorder.connection)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ async def test_what_a_reset_stream_never_delivered_is_granted_again(autojump_clo
             send_far_behind(recorder, stream_id, range(STREAM_BYTES - 1, STREAM_BYTES))
             await trio.sleep(0.1)
             recorder.connection._quic.reset_stream(stream_id, 1)
-            recorder.connection._endpoint._mark_written(recorder.connection)
+            recorder.connection._endpoint.mark_written(recorder.connection)
             await trio.sleep(0.1)
         assert heard[0].resets == [4 * number for number in range(1, 12)]
         recorder.write(bytes(2 * WINDOW_BYTES))

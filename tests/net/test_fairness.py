@@ -61,7 +61,7 @@ async def test_an_endpoint_whose_loop_stood_still_notices_it(autojump_clock: tri
         await connect_bare(peer, host(1))
         await trio.sleep(1)
         assert target._fairness._pressed_until == 0, "nothing is late so far"
-        autojump_clock.jump(target._timers.next_due - trio.current_time() + 2 * LATE_S)  # past a timer, as no sleep is
+        autojump_clock.jump(target._pump.next_due - trio.current_time() + 2 * LATE_S)  # past a timer, as no sleep is
         await trio.sleep(0.001)
         assert target._fairness._pressed_until > trio.current_time()
 

@@ -15,15 +15,10 @@ from aioquic.quic.packet import QuicPacketType, pull_quic_header
 from quic_tools import PATIENCE_S, Proving, Recorder, connect_bare, dial_bare, host, leftovers, open_endpoint
 
 import macula_trio as macula
-from macula_trio._net import admission, quic
+from macula_trio._net import admission, connection, pump
 from macula_trio._net.admission import HALF_OPEN_FREE
-from macula_trio._net.quic import (
-    HANDSHAKE_DEADLINE_S,
-    WITHHELD_UNPROVEN_MAX,
-    CloseReason,
-    Connection,
-    QuicEndpoint,
-)
+from macula_trio._net.connection import WITHHELD_UNPROVEN_MAX
+from macula_trio._net.quic import HANDSHAKE_DEADLINE_S, CloseReason, Connection, QuicEndpoint
 from macula_trio._util import Address, parse_endpoint
 from macula_trio.errors import ErrorCode
 from macula_trio.testing import SimNetwork, open_mesh
@@ -450,7 +445,7 @@ def withhold(recorder: Recorder, count: int) -> None:
 async def test_honest_bulk_is_no_withholding(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quic, "WITHHELD_MAX", 1024 * 1024)  # a third of what is sent: only the credit helps
+    monkeypatch.setattr(connection, "WITHHELD_MAX", 1024 * 1024)  # a third of what is sent: only the credit helps
     chance, heard = random.Random(6), list[Proving]()
 
     def accept(connection: Connection) -> Proving:
@@ -571,7 +566,7 @@ async def test_a_dial_that_nobody_answers_is_forgotten(autojump_clock: trio.test
 async def test_others_have_their_turn_between_datagrams_that_take_long(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quic, "TURN_S", -1.0)  # each datagram takes longer than a turn, even on this clock
+    monkeypatch.setattr(pump, "TURN_S", -1.0)  # each datagram takes longer than a turn, even on this clock
     heard: list[Proving] = []
 
     def accept(connection: Connection) -> Proving:
@@ -582,7 +577,7 @@ async def test_others_have_their_turn_between_datagrams_that_take_long(
     async with open_endpoint(network, 1, accept=accept) as target, open_endpoint(network, 2) as sender:
         recorder = await connect_bare(sender, TARGET)
         await trio.sleep(0.1)
-        turns, routed, route = [0], list[int](), target._route
+        turns, routed, route = [0], list[int](), target.received
 
         def note(data: bytes, source: Address, now: float) -> None:
             routed.append(turns[0])
@@ -593,7 +588,7 @@ async def test_others_have_their_turn_between_datagrams_that_take_long(
                 turns[0] += 1
                 await trio.lowlevel.checkpoint()
 
-        monkeypatch.setattr(target, "_route", note)
+        monkeypatch.setattr(target, "received", note)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bystander)
             recorder.write(bytes(100_000))

@@ -14,6 +14,7 @@ import macula_trio as macula
 from macula_trio._net.quic import CONTROL_STREAM, CloseReason, Connection, QuicEndpoint
 from macula_trio._peer.handshake import LocalParty, make_connect
 from macula_trio._trust import Trust
+from macula_trio._util import Address
 from macula_trio._wire.codec import FrameDecoder, encode_message
 from macula_trio._wire.frame import MessageType
 from macula_trio.testing import SimNetwork, open_mesh
@@ -45,6 +46,9 @@ class Splice:
 
     def stream_reset(self, stream_id: int) -> None:
         """Nothing to relay."""
+
+    def moved(self, old: Address, new: Address) -> None:
+        """Nor here."""
 
     def connection_lost(self, reason: CloseReason, detail: str) -> None:
         self.ready.set()

@@ -20,7 +20,6 @@ from quic_tools import (
 
 from macula_trio._ids import Contact
 from macula_trio._net import credit
-from macula_trio._net.admission import Admission
 from macula_trio._net.quic import Connection
 from macula_trio._peer import penalties
 from macula_trio._peer.handshake import LocalParty, make_connect
@@ -104,7 +103,7 @@ async def test_a_node_that_insists_is_refused_for_a_while_wherever_it_comes_from
 async def test_a_host_that_insists_under_ever_new_keys_is_not_heard_for_a_while(autojump_clock: Clock) -> None:
     network = SimNetwork()
     async with open_peer(network, 1) as peer, open_peer(network, 3) as honest:
-        peer.endpoint._admission = Admission(is_welcome=peer.registry.is_welcome)
+        peer.endpoint._admission.is_welcome = peer.registry.is_welcome
         await offend(peer, network, OFFENCES_OF_HOST_MAX + 1)
         assert [e.facts["offender"] for e in peer.named("peer.penalized")] == [host(2)[0]]
         refused = peer.endpoint.counters.connections_refused

@@ -153,6 +153,7 @@ async def test_a_node_that_moves_keeps_the_links_that_it_dialed(autojump_clock: 
             await trio.sleep(2)
         assert (home.peers(), laptop.peers()) == links
         assert home.statistics().frames_received["CONNECT"] == 1
+        assert (home.statistics().links_migrated, laptop.statistics().links_migrated) == (1, 0)
 
 
 async def test_after_a_crash_the_new_run_of_a_node_takes_the_place_of_the_old(autojump_clock: MockClock) -> None:

@@ -388,6 +388,8 @@ async def test_every_fault_is_told(autojump_clock: MockClock) -> None:
     machine.restart(keep_storage=False)
     machine.change_address("10.0.0.1")
     machine.change_address("10.0.0.2")
+    await machine.bind(("10.0.0.2", 9443))
+    machine.change_port(9443, 9444)
     machine.clock_skew_ms = -5
     network.unlisten(listener)
     network.clog("a")
@@ -404,6 +406,7 @@ async def test_every_fault_is_told(autojump_clock: MockClock) -> None:
         ("fault.crash", {"host": "a"}),
         ("fault.restart", {"host": "a", "keep_storage": False}),
         ("fault.address", {"host": "a", "before": "10.0.0.1", "address": "10.0.0.2"}),
+        ("fault.port", {"host": "a", "before": 9443, "port": 9444}),
         ("fault.skew", {"host": "a", "skew_ms": -5}),
     ]
 
@@ -566,6 +569,35 @@ async def test_a_move_to_where_nobody_can_be_changes_nothing(
     with pytest.raises(ValueError) as caught:  # noqa: PT011  # compared in full
         network.host("a").change_address(address)
     assert str(caught.value) == message
+    send(two, one, "x")
+    assert len(await take(one)) == 1
+
+
+async def test_a_host_behind_an_address_translator_is_seen_at_another_port(autojump_clock: MockClock) -> None:
+    network = SimNetwork()
+    one, two = await pair(network)
+    before, after = one.address, (one.address[0], 40_000)
+    two.send_batch([(b"under way", before)])
+    network.host("a").change_port(before[1], after[1])
+    two.send_batch([(b"too late", before)])
+    send(one, two, "from there")
+    await two.wait_readable()
+    assert two.recv_batch() == [(b"from there", after)]
+    two.send_batch([(b"answer", after)])
+    await one.wait_readable()
+    assert one.recv_batch() == [(b"answer", two.address)]
+    assert network.statistics().lost == {"gone": 1, "unreachable": 1}
+    assert network.bound == [after, two.address]
+
+
+async def test_a_port_can_only_change_to_one_that_is_free(autojump_clock: MockClock) -> None:
+    network = SimNetwork()
+    one, two = await pair(network)
+    await network.host("a").bind((one.address[0], 40_000))
+    with pytest.raises(ValueError, match=r"^port: 40000 of a is in use$"):
+        network.host("a").change_port(one.address[1], 40_000)
+    with pytest.raises(ValueError, match=r"^before: a has nothing open at port 1$"):
+        network.host("a").change_port(1, 2)
     send(two, one, "x")
     assert len(await take(one)) == 1
 

@@ -1,258 +1,47 @@
-"""QUIC over one datagram socket: one pump for all connections of a node, listened and dialed alike.
+"""QUIC over one datagram socket, for all connections of a node, listened and dialed alike.
 
-With ``credit.py`` the only file that imports aioquic, and only its public names.  **Hostile bytes never reach the
-pump**: every call into aioquic is made inside `QuicEndpoint._contained`; whatever comes out of it closes that one
-connection, is counted and logged, and goes no further.  DESIGN section 6; the measurements behind the shape of the
-pump are that datagrams and flushes cost, so writes of many tasks share a flush.
+**Hostile bytes never reach the pump**: every call into aioquic is made inside `QuicEndpoint.contained`; whatever comes
+out of it closes that one connection, is counted and logged, and goes no further.  Only this file and those beside it
+that make, greet and hold connections import aioquic, and only its public names (``credit.py`` excepted).  DESIGN
+section 6.
 """
 
 from __future__ import annotations
 
-import enum
-import io
 import logging
-import ssl
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf
-from typing import Final, Protocol
+from typing import Final
 
-import attrs
 import trio
-from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # public, but re-exported without saying so
 from aioquic.quic import events
-from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
-from aioquic.quic.connection import QuicConnection
-from aioquic.quic.packet import (
-    QuicErrorCode,
-    QuicHeader,
-    QuicPacketType,
-    encode_quic_retry,
-    encode_quic_version_negotiation,
-    pull_quic_header,
-)
-from aioquic.quic.retry import QuicRetryTokenHandler
-from aioquic.tls import AlertDescription
 
 from macula_trio._identity.keys import Credentials
-from macula_trio._identity.proof import channel_binding
 from macula_trio._identity.trust import ServerCheck
-from macula_trio._net.admission import Admission, Verdict
-from macula_trio._net.credit import WINDOW_UNPROVEN_BYTES, InboundCredit
+from macula_trio._net.admission import Admission
+from macula_trio._net.connection import CONTROL_STREAM, CloseReason, Connection, ConnectionHandler, Unheard
+from macula_trio._net.counters import EndpointCounters
 from macula_trio._net.datagram_sizes import DATAGRAM_BYTES_SMALL, DatagramSizes
-from macula_trio._net.fairness import WORK_BURST, WORK_PER_S, Fairness
-from macula_trio._net.timers import Timers
-from macula_trio._peer.budget import TokenBucket
+from macula_trio._net.fairness import Fairness
+from macula_trio._net.greeting import Greeter, Newcomer, destination_cid
+from macula_trio._net.pump import Pump
+from macula_trio._net.tls import CERTIFICATE_ALERTS, INITIAL_RTT_S, ConnectionMaker
+from macula_trio._net.wear import WearLimits
 from macula_trio._util import Address, Path, format_endpoint, path_address
 from macula_trio.abc import DatagramSocket
 from macula_trio.errors import ErrorCode
 
+__all__ = ["CONTROL_STREAM", "CloseReason", "Connection", "ConnectionHandler", "QuicEndpoint"]
+
 logger = logging.getLogger("macula_trio.quic")
 
-ALPN: Final = "macula"
-CONTROL_STREAM: Final = 0  # the dialer's first bidirectional stream (RFC 9000, section 2.1)
 HANDSHAKE_DEADLINE_S: Final = 5.0  # for TLS and proof together, of a peer that dialed us
 TIMER_SLACK_S: Final = 1e-6  # waking exactly at get_timer() can livelock aioquic's loss detection
-SUPPORTED_VERSIONS: Final = tuple(QuicConfiguration().supported_versions)
-INITIAL_RTT_S: Final = QuicConfiguration().initial_rtt  # from which aioquic's first time-outs follow
-TURN_S: Final = 0.002  # of work on what was received, before others have their turn
-CONNECTION_ID_BYTES: Final = 8
-FIRST_CONNECTION_ID_BYTES_MIN: Final = 8  # of what a client invents for us (RFC 9000, section 7.2)
-RETRY_CONNECTION_ID_BYTES: Final = 8
-
-_LONG_HEADER: Final = 0x80  # RFC 9000, section 17.2: form bit; then a version of 4 bytes, then the id's length
-_LONG_HEADER_BYTES_MIN: Final = 5
-
-# Bytes of a peer that reached us and no reader: withheld at the front of a stream they are memory (DESIGN section 6).
-WITHHELD_UNPROVEN_MAX: Final = 64 * 1024
-WITHHELD_MAX: Final = 4 * 1024 * 1024
-_WITHHELD_FREE: Final = 100  # of each datagram: acknowledgements and headers are no data
-_WITHHELD_CREDIT: Final = 1.2  # per byte delivered: some is sent twice
-
-# TLS alerts about a certificate (RFC 8446, section 6), as error codes of QUIC (RFC 9001, section 4.8).
-_CERTIFICATE_ALERTS: Final = frozenset(
-    QuicErrorCode.CRYPTO_ERROR + alert
-    for alert in (
-        AlertDescription.bad_certificate,
-        AlertDescription.unsupported_certificate,
-        AlertDescription.certificate_expired,
-        AlertDescription.certificate_unknown,
-        AlertDescription.unknown_ca,
-    )
-)
 
 # What aioquic takes for the address of a peer that we dialed: constant, so that a path can change under it.
 _DIALED_PEER: Final = ("dialed", 0)
-
-
-class CloseReason(enum.Enum):
-    """How a connection ended."""
-
-    CLOSED_BY_US = "closed"
-    CLOSED_BY_PEER = "closed by the peer"
-    IDLE = "silent for too long"
-    HANDSHAKE_TIMEOUT = "no handshake in time"
-    UNTRUSTED = "its TLS certificate is refused; it needs one of our realm that is valid now"
-    FAILED = "broken by what the peer sent"
-
-
-class ConnectionHandler(Protocol):
-    """What a connection tells the layer above; called from the pump, must neither block nor raise."""
-
-    def handshake_completed(self) -> None:
-        """TLS is through and `Connection.binding` is set; nobody has proven anything yet."""
-        ...
-
-    def stream_data_received(self, stream_id: int, data: bytes, end_stream: bool) -> None:
-        """Bytes of a stream, in order."""
-        ...
-
-    def stream_reset(self, stream_id: int) -> None:
-        """The peer gave a stream up."""
-        ...
-
-    def connection_lost(self, reason: CloseReason, detail: str) -> None:
-        """The end; called exactly once."""
-        ...
-
-
-class _Unheard:
-    """The handler of a connection that was given up, or has yet to win its race."""
-
-    def handshake_completed(self) -> None:
-        """Never comes: what is answered first gets another handler."""
-
-    def stream_data_received(self, stream_id: int, data: bytes, end_stream: bool) -> None:
-        """Neither does this."""
-
-    def stream_reset(self, stream_id: int) -> None:
-        """Nor this."""
-
-    def connection_lost(self, reason: CloseReason, detail: str) -> None:
-        """Nobody waits for it."""
-
-
-class _Secrets(io.StringIO):
-    """Collects the two application traffic secrets of one connection, in memory, for the channel binding.
-
-    This is the file behind aioquic's public ``secrets_log_file``.
-    """
-
-    def __init__(self, tee: Callable[[str], None] | None) -> None:
-        super().__init__()
-        self._tee = tee
-        self._found: dict[str, bytes] = {}
-
-    def write(self, line: str) -> int:
-        label, _, rest = line.partition(" ")
-        if label in ("CLIENT_TRAFFIC_SECRET_0", "SERVER_TRAFFIC_SECRET_0"):
-            self._found[label] = bytes.fromhex(rest.split()[1])
-        if self._tee is not None:
-            self._tee(line)
-        return len(line)
-
-    def take_binding(self) -> bytes:
-        """Derive the binding and forget the secrets."""
-        client, server = self._found.pop("CLIENT_TRAFFIC_SECRET_0"), self._found.pop("SERVER_TRAFFIC_SECRET_0")
-        return channel_binding(client, server)
-
-
-@attrs.define(eq=False)
-class EndpointCounters:
-    """What happened on one socket.  Only ever grows."""
-
-    datagrams_received: int = 0
-    datagrams_sent: int = 0
-    datagrams_unroutable: int = 0
-    datagrams_policed: int = 0
-    connections_accepted: int = 0
-    connections_dialed: int = 0
-    connections_raced: int = 0  # of those dialed: got a second, smaller one
-    connections_refused: int = 0
-    connections_broken: int = 0
-    retries_demanded: int = 0
-
-
-class Connection:
-    """One QUIC connection.  Made by `QuicEndpoint` only; everything here is without waiting."""
-
-    def __init__(
-        self,
-        endpoint: QuicEndpoint,
-        quic: QuicConnection,
-        secrets: _Secrets,
-        *,
-        path: Path,
-        is_dialed: bool,
-        deadline: float,
-        check: ServerCheck | None = None,
-    ) -> None:
-        self._endpoint = endpoint
-        self._quic = quic
-        self._secrets = secrets
-        self._check = check
-        self._deadline = deadline  # on Trio's clock; inf once the peer has proven itself
-        self._cids: dict[bytes, None] = {}
-        self._binding = b""
-        self._handler: ConnectionHandler | None = None
-        self._lost = False
-        self._withheld = 0.0
-        self._withheld_max = WITHHELD_UNPROVEN_MAX
-        self._credit = InboundCredit(quic)
-        self._share = TokenBucket(WORK_PER_S, WORK_BURST)
-        # Written, and not in a datagram yet: about, since datagrams carry other things, and some data twice.
-        self.unsent_bytes = 0
-        self.path = path
-        self.seen_at: Address = path[:2]  # of one that was accepted: where the peer is now, wherever it dialed from
-        self.is_dialed = is_dialed
-
-    @property
-    def binding(self) -> bytes:
-        """32 bytes that only the two ends know; empty before the handshake is completed."""
-        return self._binding
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether it has ended."""
-        return self._lost
-
-    @property
-    def is_worn(self) -> bool:
-        """Stub until merged."""
-        return False
-
-    def open_stream(self) -> int:
-        """The id of the next bidirectional stream of ours; it opens with the first `write`."""
-        return self._quic.get_next_available_stream_id()
-
-    def write(self, stream_id: int, data: bytes, *, end_stream: bool = False) -> None:
-        """Put bytes into a stream; they leave with the next flush, together with those of other tasks."""
-        if self._lost:
-            return
-        with self._endpoint._contained(self):
-            self._quic.send_stream_data(stream_id, data, end_stream)
-        self.unsent_bytes += len(data)
-        self._endpoint._mark_written(self)
-
-    def worked(self, amount: int) -> None:
-        """Charge to the peer's share what its bytes have made us do, in frames."""
-        self._share.spend(amount)
-
-    def random_bytes(self, count: int) -> bytes:
-        """Bytes that the peer cannot guess."""
-        return self._endpoint._random_bytes(count)
-
-    def proven(self) -> None:
-        """Lift the deadline of the handshake, and the bounds for strangers."""
-        self._deadline = inf
-        self._withheld_max = WITHHELD_MAX
-        self._credit.widen()
-        self._endpoint._admission.proven(self)
-
-    def close(self, code: ErrorCode, *, error_code: int = 0) -> None:
-        """Send what was written, then QUIC's close with ``code`` as its phrase, now."""
-        self._endpoint._close(self, CloseReason.CLOSED_BY_US, code, error_code=error_code)
 
 
 class QuicEndpoint:
@@ -266,6 +55,7 @@ class QuicEndpoint:
       random_bytes: for connection ids of Retry packets.
       admission: who may dial us; the usual bounds by default.
       sizes: how large datagrams are; by default what this system and its socket allow.
+      wear: how much one connection may carry before it is worn; see there for the usual.
       keylog: receives lines in the NSS key log format, for Wireshark; None keeps the secrets secret.
     """
 
@@ -280,27 +70,23 @@ class QuicEndpoint:
         keylog: Callable[[str], None] | None = None,
         admission: Admission[Connection] | None = None,
         sizes: DatagramSizes[Connection] | None = None,
+        wear: WearLimits | None = None,
     ) -> None:
+        self.counters = EndpointCounters()
         self._socket = socket
-        self._credentials = credentials
         self._accept = accept
-        self._idle_timeout_s = idle_timeout_s
-        self._random_bytes = random_bytes
-        self._keylog = keylog
-        self._retry = QuicRetryTokenHandler()
+        self.random_bytes = random_bytes
+        self._maker = ConnectionMaker(credentials=credentials, idle_timeout_s=idle_timeout_s, keylog=keylog)
         self._by_cid: dict[bytes, Connection] = {}
         self._connections: dict[Connection, None] = {}
         self._admission = admission or Admission()
+        self._greeter = Greeter(self._admission, self.counters, random_bytes)
         self._sizes = sizes or DatagramSizes(
             platform=sys.platform, large_buffers=socket.large_datagrams, initial_rtt_s=INITIAL_RTT_S
         )
-        self._written: dict[Connection, None] = {}
-        self._read: dict[Connection, None] = {}
-        self._work = trio.Event()
-        self._timers = Timers[Connection]()
-        self._timer_kick = trio.Event()
+        self._wear = wear or WearLimits()
         self._fairness = Fairness[Connection]()
-        self.counters = EndpointCounters()
+        self._pump = Pump[Connection](socket, self._fairness, self)
 
     @property
     def address(self) -> Address:
@@ -309,7 +95,7 @@ class QuicEndpoint:
 
     def present(self, credentials: Credentials) -> None:
         """Show another certificate chain from the next connection on."""
-        self._credentials = credentials
+        self._maker.credentials = credentials
 
     @property
     def datagrams_lost(self) -> int:
@@ -325,116 +111,61 @@ class QuicEndpoint:
         """Connections that have not ended, those that are closing included."""
         return len(self._connections)
 
-    # -- the pump ---------------------------------------------------------------------------------------------
-
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Move datagrams until cancelled."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._receive)
-            nursery.start_soon(self._flush_writes)
-            nursery.start_soon(self._fire_timers)
-            task_status.started()
+        await self._pump.serve(task_status=task_status)
 
-    async def _receive(self) -> None:
-        while True:
-            await self._socket.wait_readable()
-            begun = now = trio.current_time()
-            for data, source in self._socket.recv_batch():
-                if now - begun > TURN_S:
-                    # A datagram may hold hundreds of frames: whoever waits for this loop has its turn in between.
-                    self._flush(self._written)
-                    await trio.lowlevel.checkpoint()
-                    begun = trio.current_time()
-                    self._fairness.turn_ended(begun)
-                self.counters.datagrams_received += 1
-                self._route(data, source, now)
-                now = trio.current_time()
-            self._fire_due(now)
-            self._flush(self._written)
+    # -- for the pump -------------------------------------------------------------------------------------------------
 
-    async def _flush_writes(self) -> None:
-        while True:
-            await self._work.wait()
-            self._work = trio.Event()
-            self._flush(self._written)
-            if self._read:
-                # The tasks that were woken by what was read run in this tick; their answers carry the
-                # acknowledgements, which saves a datagram each.
-                await trio.lowlevel.checkpoint()
-                self._flush(self._written)
-                self._flush(self._read)
-
-    async def _fire_timers(self) -> None:
-        while True:
-            self._timer_kick = trio.Event()
-            due = self._timers.next_due
-            with trio.move_on_at(due) as scope:
-                await self._timer_kick.wait()
-            now = trio.current_time()
-            if scope.cancelled_caught:
-                self._fairness.timer_fired(now - due, now)
-            self._fire_due(now)
-            self._flush(self._written)
-
-    def _mark_written(self, connection: Connection) -> None:
-        self._written[connection] = None
-        self._work.set()
-
-    def _flush(self, dirty: dict[Connection, None]) -> None:
-        while dirty:
-            connection = next(iter(dirty))
-            self._written.pop(connection, None)
-            self._read.pop(connection, None)
-            self._flush_one(connection)
-
-    def _flush_one(self, connection: Connection) -> None:
-        with self._contained(connection):
+    def transmit(self, connection: Connection) -> None:
+        """Send what aioquic has to say on a connection, and set its timer."""
+        seen_at = before = connection.seen_at
+        with self.contained(connection):
             pending = connection._quic.datagrams_to_send(now=trio.current_time())
             self.counters.datagrams_sent += len(pending)
+            connection._wear.datagrams_sent += len(pending)
             connection.unsent_bytes = max(0, connection.unsent_bytes - sum(len(data) for data, _ in pending))
-            if connection.is_dialed:
-                self._socket.send_batch([(data, connection.path) for data, _ in pending])
-            else:
+            if connection._peer_path is not None:
+                target = connection._peer_path.target
+                self._socket.send_batch([(data, target(len(data))) for data, _ in pending])
+            elif pending:
                 self._socket.send_batch(pending)
-                if pending:
-                    connection.seen_at = pending[-1][1][:2]
+                peer = connection._quic.get_peer_address()
+                assert peer is not None, "there is something to send to it"
+                seen_at = connection.seen_at = peer[:2]
+        self._tell_moved(connection, before, seen_at)
         self._arm(connection)
-
-    # -- timers ---------------------------------------------------------------------------------------------------
 
     def _arm(self, connection: Connection) -> None:
         if connection not in self._connections:
             return
         timer: float | None = None
-        with self._contained(connection):
+        with self.contained(connection):
             timer = connection._quic.get_timer()
         if connection not in self._connections:
             return  # broken by that
-        due = min(
-            inf if timer is None else timer + TIMER_SLACK_S, connection._deadline, self._sizes.race_at(connection)
-        )
-        if self._timers.arm(connection, due):
-            self._timer_kick.set()
+        at = inf if timer is None else timer + TIMER_SLACK_S
+        self._pump.arm(connection, min(at, connection._deadline, self._sizes.race_at(connection)))
 
-    def _fire_due(self, now: float) -> None:
-        for connection in self._timers.due(now):
-            if connection not in self._connections:
-                continue  # ended by what another one's timer did
-            if connection._deadline <= now:
-                self._close(connection, CloseReason.HANDSHAKE_TIMEOUT, ErrorCode.HANDSHAKE_TIMEOUT, error_code=1)
-                continue
-            if self._sizes.race_at(connection) <= now:
-                self._race(connection, now)
-            with self._contained(connection):
-                connection._quic.handle_timer(now=now)
-            self._drain_events(connection)
-            if connection in self._connections:
-                self._mark_written(connection)
+    def timer_fired(self, connection: Connection, now: float) -> None:
+        """Do what is due on a connection."""
+        if connection not in self._connections:
+            return  # ended by what another one's timer did
+        if connection._deadline <= now:
+            self.close(connection, CloseReason.HANDSHAKE_TIMEOUT, ErrorCode.HANDSHAKE_TIMEOUT, error_code=1)
+            return
+        if self._sizes.race_at(connection) <= now:
+            self._race(connection, now)
+        with self.contained(connection):
+            connection._quic.handle_timer(now=now)
+        self._drain_events(connection)
+        if connection in self._connections:
+            self._pump.mark_written(connection)
 
-    # -- datagrams in ---------------------------------------------------------------------------------------------
-
-    def _route(self, data: bytes, source: Path, now: float) -> None:
-        connection = self._by_cid.get(_destination_cid(data))
+    def received(self, data: bytes, source: Path, now: float) -> None:
+        """Take a datagram to its connection, or greet who sent it."""
+        self.counters.datagrams_received += 1
+        connection = self._by_cid.get(destination_cid(data))
         if connection is None:
             try:
                 connection = self._greet(data, source, now)
@@ -452,94 +183,56 @@ class QuicEndpoint:
         if self._fairness.heard(connection, now) and not connection._share.take(1, now):
             self.counters.datagrams_policed += 1
             return
-        if connection._binding:
-            connection._withheld += max(0, len(data) - _WITHHELD_FREE)
-        with self._contained(connection):
+        connection._note_datagram(len(data))
+        with self.contained(connection):
             connection._quic.receive_datagram(data, _DIALED_PEER if connection.is_dialed else source, now=now)
+        connection._has_news, connection._acknowledged = False, []
         connection = self._drain_events(connection)
+        self._follow(connection, path_address(source), len(data), now)
         within_bounds = True
-        with self._contained(connection):
+        with self.contained(connection):
             within_bounds = connection._credit.update()
-        if not within_bounds or connection._withheld > connection._withheld_max:
+        if not within_bounds or connection._withholds:
             if connection._binding:
-                self._close(connection, CloseReason.FAILED, ErrorCode.LIMIT_EXCEEDED, error_code=1)
+                self.close(connection, CloseReason.FAILED, ErrorCode.LIMIT_EXCEEDED, error_code=1)
             else:  # a close takes a second, and whoever forges addresses would begin very many of them meanwhile
                 self._abandon(connection, ErrorCode.LIMIT_EXCEEDED)
         if connection in self._connections:
-            self._read[connection] = None
-            self._work.set()
+            self._pump.mark_read(connection)
+
+    def _follow(self, connection: Connection, source: Address, size: int, now: float) -> None:
+        """Look where a datagram of a peer that we dialed came from: it may have moved."""
+        path = connection._peer_path
+        if path is None or not connection._binding or connection._lost or connection not in self._connections:
+            return
+        before = path.address
+        if path.answered(connection._acknowledged, source):
+            self._pump.mark_written(connection)
+            self._tell_moved(connection, before, source)
+        elif path.heard(source, size, now, is_news=connection._has_news):
+            self.transmit(connection)  # what has nothing to do with it keeps to the path
+            with self.contained(connection):
+                connection._quic.send_ping(path.challenge())
+            self.transmit(connection)  # now, before anything else may travel with it
+            if path.wants_challenge:
+                path.wait()
 
     def _greet(self, data: bytes, source: Path, now: float) -> Connection | None:
-        """Decide about a datagram that belongs to no connection: only a full-size Initial may make one."""
-        header = _initial_header(data)
-        if header is None or header.version is None:
-            self.counters.datagrams_unroutable += 1
-            return None
-        if header.version not in SUPPORTED_VERSIONS:
-            answer = encode_quic_version_negotiation(
-                source_cid=header.destination_cid,
-                destination_cid=header.source_cid,
-                supported_versions=list(SUPPORTED_VERSIONS),
-            )
-            self._socket.send_batch([(answer, source)])
-            return None
-        verdict = self._admission.judge(path_address(source), has_token=bool(header.token))
-        if verdict is Verdict.ACCEPT:
-            return self._accept_connection(header, (header.destination_cid, None), source, len(data), now)
-        original_cid = self._validate_address(header, source, now) if verdict is Verdict.VALIDATE else None
-        if verdict is Verdict.REFUSE:
-            self.counters.connections_refused += 1
-        if original_cid is None:
-            return None
-        may_come, must_go = self._admission.make_room(path_address(source))
-        if not may_come:
-            self.counters.connections_refused += 1
-            return None
-        if must_go is not None:
-            self._close(must_go, CloseReason.CLOSED_BY_US, ErrorCode.LIMIT_EXCEEDED, error_code=1)
-        return self._accept_connection(header, (original_cid, header.destination_cid), source, len(data), now)
-
-    def _validate_address(self, header: QuicHeader, source: Path, now: float) -> bytes | None:
-        """Demand a Retry, or check the token of one (RFC 9000, section 8.1.2)."""
-        assert header.version is not None
-        if header.token:
-            try:
-                return self._retry.validate_token(
-                    address=source, destination_cid=header.destination_cid, token=header.token, now=now
-                )
-            except ValueError:
-                self.counters.connections_refused += 1
-                return None
-        cid = self._random_bytes(RETRY_CONNECTION_ID_BYTES)
-        token = self._retry.create_token(
-            address=source,
-            original_destination_connection_id=header.destination_cid,
-            retry_source_connection_id=cid,
-            now=now,
-        )
-        answer = encode_quic_retry(
-            version=header.version,
-            source_cid=cid,
-            destination_cid=header.source_cid,
-            original_destination_cid=header.destination_cid,
-            retry_token=token,
-        )
-        self.counters.retries_demanded += 1
-        self._socket.send_batch([(answer, source)])
+        outcome = self._greeter.greet(data, source, now)
+        if isinstance(outcome, Newcomer):
+            if outcome.must_go is not None:
+                self.close(outcome.must_go, CloseReason.CLOSED_BY_US, ErrorCode.LIMIT_EXCEEDED, error_code=1)
+            return self._accept_connection(outcome, source, len(data), now)
+        if outcome is not None:
+            self._socket.send_batch([(outcome, source)])
         return None
 
-    def _accept_connection(
-        self, header: QuicHeader, cids: tuple[bytes, bytes | None], source: Path, first_bytes: int, now: float
-    ) -> Connection:
+    def _accept_connection(self, newcomer: Newcomer, source: Path, first_bytes: int, now: float) -> Connection:
         size = min(self._sizes.largest(path_address(source)), first_bytes)
-        configuration, secrets = self._configure(is_client=False, size=size)
-        quic = QuicConnection(
-            configuration=configuration,
-            original_destination_connection_id=cids[0],
-            retry_source_connection_id=cids[1],
-        )
-        connection = Connection(self, quic, secrets, path=source, is_dialed=False, deadline=now + HANDSHAKE_DEADLINE_S)
-        self._adopt(connection, header.destination_cid, quic.host_cid)
+        quic, secrets = self._maker.accepted(size, newcomer.original_cid, newcomer.retry_cid)
+        deadline = now + HANDSHAKE_DEADLINE_S
+        connection = Connection(self, quic, secrets, path=source, is_dialed=False, deadline=deadline, wear=self._wear)
+        self._adopt(connection, newcomer.cid, quic.host_cid)
         self._admission.opened(connection, path_address(source))
         self.counters.connections_accepted += 1
         connection._handler = self._accept(connection)
@@ -571,25 +264,22 @@ class QuicEndpoint:
         return connection
 
     def _make_dialed(self, path: Address, size: int, check: ServerCheck | None) -> Connection:
-        configuration, secrets = self._configure(is_client=True, size=size)
-        if check is not None:
-            configuration.verify_mode = ssl.CERT_REQUIRED
-            configuration.cadata = check.ca_pem
-            configuration.server_name = check.name
-        quic = QuicConnection(configuration=configuration)
-        connection = Connection(self, quic, secrets, path=path, is_dialed=True, deadline=inf, check=check)
+        quic, secrets = self._maker.dialed(size, check)
+        connection = Connection(
+            self, quic, secrets, path=path, is_dialed=True, deadline=inf, wear=self._wear, check=check
+        )
         self._adopt(connection, quic.host_cid)
         return connection
 
     def _connect(self, connection: Connection, now: float) -> None:
-        with self._contained(connection):
+        with self.contained(connection):
             connection._quic.connect(_DIALED_PEER, now=now)
-        self._mark_written(connection)
+        self._pump.mark_written(connection)
 
     def _race(self, connection: Connection, now: float) -> None:
         """Dial once more with the smallest datagrams: nothing has come back, maybe because the path carries no more."""
         rival = self._make_dialed(path_address(connection.path), DATAGRAM_BYTES_SMALL, connection._check)
-        rival._handler = _Unheard()
+        rival._handler = Unheard()
         self.counters.connections_raced += 1
         self._sizes.raced(connection, rival)
         self._connect(rival, now)
@@ -605,32 +295,10 @@ class QuicEndpoint:
             return connection
         dialed, rival = race
         if connection is rival:
-            dialed._quic, rival._quic = rival._quic, dialed._quic
-            dialed._secrets, rival._secrets = rival._secrets, dialed._secrets
-            dialed._credit, rival._credit = rival._credit, dialed._credit
-            dialed._cids, rival._cids = rival._cids, dialed._cids
+            dialed._exchange(rival)
             self._by_cid.update(dict.fromkeys(dialed._cids, dialed) | dict.fromkeys(rival._cids, rival))
-        self._close(rival, CloseReason.CLOSED_BY_US, ErrorCode.NORMAL, error_code=0)
+        self.close(rival, CloseReason.CLOSED_BY_US, ErrorCode.NORMAL, error_code=0)
         return dialed
-
-    def _configure(self, *, is_client: bool, size: int) -> tuple[QuicConfiguration, _Secrets]:
-        secrets = _Secrets(self._keylog)
-        configuration = QuicConfiguration(
-            alpn_protocols=[ALPN],
-            connection_id_length=CONNECTION_ID_BYTES,
-            idle_timeout=self._idle_timeout_s,
-            is_client=is_client,
-            max_data=WINDOW_UNPROVEN_BYTES,
-            max_datagram_size=size,
-            secrets_log_file=secrets,
-            # Who the peer is, the proof in CONNECT and PONG decides (DESIGN section 5), bound to this channel.
-            verify_mode=ssl.CERT_NONE,
-        )
-        if not is_client:
-            configuration.certificate = self._credentials.chain[0]
-            configuration.certificate_chain = list(self._credentials.chain[1:])
-            configuration.private_key = self._credentials.private_key
-        return configuration, secrets
 
     def _adopt(self, connection: Connection, *cids: bytes) -> None:
         self._connections[connection] = None
@@ -642,10 +310,11 @@ class QuicEndpoint:
         """Act on what aioquic tells; returns the connection that goes on, another one after a race (`_answered`)."""
         while connection in self._connections:
             event: events.QuicEvent | None = None
-            with self._contained(connection):
+            with self.contained(connection):
                 event = connection._quic.next_event()
             if event is None:
                 break
+            connection._note_event(event)
             if isinstance(event, events.ProtocolNegotiated):
                 connection = self._answered(connection)
             else:
@@ -656,7 +325,7 @@ class QuicEndpoint:
         handler = connection._handler
         assert handler is not None
         if isinstance(event, events.StreamDataReceived):
-            connection._withheld = max(0.0, connection._withheld - _WITHHELD_CREDIT * len(event.data))
+            connection._note_delivered(len(event.data))
             if not connection._lost:
                 handler.stream_data_received(event.stream_id, event.data, event.end_stream)
         elif isinstance(event, events.StreamReset):
@@ -677,15 +346,26 @@ class QuicEndpoint:
             self._forget(connection)
             self._tell_lost(connection, _close_reason(connection, event), event.reason_phrase)
 
-    def _close(self, connection: Connection, reason: CloseReason, code: ErrorCode, *, error_code: int) -> None:
+    # -- for connections ----------------------------------------------------------------------------------------------
+
+    def mark_written(self, connection: Connection) -> None:
+        """Flush a connection with the next tick."""
+        self._pump.mark_written(connection)
+
+    def proven(self, connection: Connection) -> None:
+        """Count it no more as one of a stranger."""
+        self._admission.proven(connection)
+
+    def close(self, connection: Connection, reason: CloseReason, code: ErrorCode, *, error_code: int) -> None:
+        """Send what was written and QUIC's close, and tell the handler; nothing happens when it has ended."""
         if connection not in self._connections or connection._lost:
             return
-        self._flush_one(connection)  # what was written before a close in the same tick is never sent otherwise
-        with self._contained(connection):
+        self.transmit(connection)  # what was written before a close in the same tick is never sent otherwise
+        with self.contained(connection):
             connection._quic.close(error_code=error_code, reason_phrase=code.value)
         self._tell_lost(connection, reason, code.value)
         connection._deadline = inf
-        self._flush_one(connection)
+        self.transmit(connection)
 
     def _abandon(self, connection: Connection, detail: str) -> None:
         """End a connection without another word to the peer."""
@@ -694,11 +374,9 @@ class QuicEndpoint:
 
     def _forget(self, connection: Connection) -> None:
         self._connections.pop(connection, None)
-        self._timers.disarm(connection)
         self._fairness.forget(connection)
         self._admission.closed(connection)
-        self._written.pop(connection, None)
-        self._read.pop(connection, None)
+        self._pump.forget(connection)
         for cid in connection._cids:
             self._by_cid.pop(cid, None)
 
@@ -706,13 +384,17 @@ class QuicEndpoint:
         self._admission.closed(connection)
         rival = self._sizes.ended(connection)
         if rival is not None:
-            self._close(rival, CloseReason.CLOSED_BY_US, ErrorCode.NORMAL, error_code=0)
+            self.close(rival, CloseReason.CLOSED_BY_US, ErrorCode.NORMAL, error_code=0)
         if not connection._lost and connection._handler is not None:
             connection._lost = True
             connection._handler.connection_lost(reason, detail)
 
+    def _tell_moved(self, connection: Connection, old: Address, new: Address) -> None:
+        if old != new and connection._binding and not connection._lost and connection._handler is not None:
+            connection._handler.moved(old, new)
+
     @contextmanager
-    def _contained(self, connection: Connection) -> Iterator[None]:
+    def contained(self, connection: Connection) -> Iterator[None]:
         """The boundary around aioquic: what it raises on hostile input ends one connection and nothing else."""
         try:
             yield
@@ -726,36 +408,9 @@ class QuicEndpoint:
             self._abandon(connection, f"{type(exc).__name__}: {exc}")
 
 
-def _initial_header(data: bytes) -> QuicHeader | None:
-    """The header of a datagram that may begin a connection, or that of one in a version that we do not speak."""
-    # Before anything is parsed: whoever floods us with garbage must not find that dear.
-    if len(data) < SMALLEST_MAX_DATAGRAM_SIZE or not data[0] & _LONG_HEADER:
-        return None
-    try:
-        header = pull_quic_header(Buffer(data=data), host_cid_length=CONNECTION_ID_BYTES)
-    except ValueError:
-        return None
-    if len(header.destination_cid) < FIRST_CONNECTION_ID_BYTES_MIN:
-        return None
-    if header.packet_type == QuicPacketType.VERSION_NEGOTIATION:
-        return None
-    if header.version in SUPPORTED_VERSIONS and header.packet_type != QuicPacketType.INITIAL:
-        return None
-    return header
-
-
 def _close_reason(connection: Connection, event: events.ConnectionTerminated) -> CloseReason:
     if event.reason_phrase == "Idle timeout":
         return CloseReason.IDLE
-    if connection.is_dialed and not connection._binding and event.error_code in _CERTIFICATE_ALERTS:
+    if connection.is_dialed and not connection._binding and event.error_code in CERTIFICATE_ALERTS:
         return CloseReason.UNTRUSTED
     return CloseReason.CLOSED_BY_PEER
-
-
-def _destination_cid(data: bytes) -> bytes:
-    """The destination connection id of a datagram's first packet (RFC 9000, section 17); b"" when cut off."""
-    if not data:
-        return b""
-    if data[0] & _LONG_HEADER:
-        return data[6 : 6 + data[5]] if len(data) > _LONG_HEADER_BYTES_MIN else b""
-    return data[1 : 1 + CONNECTION_ID_BYTES]

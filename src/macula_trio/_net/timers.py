@@ -36,6 +36,11 @@ class Timers(Generic[T]):
         """When `due` should be called next; sometimes earlier than needed, never later."""
         return self._heap[0][0] if self._heap else inf
 
+    @property
+    def count(self) -> int:
+        """How many items are remembered."""
+        return len(self._timers)
+
     def arm(self, item: T, due: float) -> bool:
         """Set or move the timer of ``item`` (``inf``: none); True when `next_due` has become earlier."""
         timer = self._timers.setdefault(item, _Timer(due))

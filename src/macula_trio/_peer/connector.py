@@ -49,6 +49,9 @@ class _Bare:
     def stream_reset(self, stream_id: int) -> None:
         """As above."""
 
+    def moved(self, old: Address, new: Address) -> None:
+        """What is written next goes there."""
+
     def connection_lost(self, reason: CloseReason, detail: str) -> None:
         self._lost = f"{reason.value} ({detail})" if detail else reason.value
         self.settled.set()

@@ -30,6 +30,7 @@ class LinkCounters:
     unexpected: int = 0
     unhandled: int = 0
     excess: int = 0
+    migrated: int = 0
     refused: Counter[str] = attrs.field(factory=Counter)
     opened: int = 0
     closed: Counter[str] = attrs.field(factory=Counter)

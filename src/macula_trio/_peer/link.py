@@ -591,6 +591,15 @@ class QuicLink(PeerFacts):
         if stream_id == CONTROL_STREAM:
             self.close(ErrorCode.UNEXPECTED_MESSAGE, "the control stream was reset")
 
+    def moved(self, old: Address, new: Address) -> None:
+        """The peer has another address, or is seen at another one; the link goes on."""
+        if self._state is LinkState.LIVE and not self.is_probe:
+            self._context.counters.migrated += 1
+            before, endpoint = format_endpoint(old), format_endpoint(new)
+            peer = hex_or_none(self.node_id)
+            self._context.events.emit("link.migrated", peer=peer, before=before, endpoint=endpoint)
+            self.tell_observed()
+
     # -- what comes in --------------------------------------------------------------------------------------------
 
     def _broken(self, error: RemoteProtocolError | LocalProtocolError) -> None:

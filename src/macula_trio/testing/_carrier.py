@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 import attrs
@@ -141,6 +141,13 @@ class Carrier:
             if own == before:
                 socket.move(before, host)
         self.sockets = {(host if own == before else own, port): socket for (own, port), socket in self.sockets.items()}
+
+    def move_port(self, hosts: Sequence[str], before: int, port: int) -> None:
+        """Let a free port be the one of the sockets at another one of these addresses."""
+        moved = {at: socket for at, socket in self.sockets.items() if at[0] in hosts and at[1] == before}
+        for socket in dict.fromkeys(moved.values()):
+            socket.move_port(port)
+        self.sockets = {(at[0], port) if at in moved else at: socket for at, socket in self.sockets.items()}
 
     # -- datagrams ------------------------------------------------------------------------------------------------
 

@@ -170,6 +170,11 @@ class SimSocket:
             self._address = host, self._address[1]
         self._lose_after(trio.current_time())
 
+    def move_port(self, port: int) -> None:
+        """Be reached at another port from now on; what is still under way is lost."""
+        self._address = self._address[0], port
+        self._lose_after(trio.current_time())
+
     def die(self) -> None:
         """Be cut off for good, as the machine has crashed: whoever waits here simply waits on."""
         self._dead = True

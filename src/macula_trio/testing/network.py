@@ -173,6 +173,21 @@ class SimHost:
         self._address = address
         self._network.tell("fault.address", host=self._name, before=before, address=address)
 
+    def change_port(self, before: int, port: int) -> None:
+        """Be seen at another port, as behind an address translator that has forgotten us: the host itself stays.
+
+        What is open at ``before`` sends from the other port, and is reached there alone.
+
+        Raises:
+          ValueError: nothing is open there, or something is at the other one.
+        """
+        if not any(socket.address[1] == before for socket in self.sockets):
+            raise ValueError(f"before: {self._name} has nothing open at port {before}")
+        if any((host, port) in self._network._carrier.sockets for host in self.addresses):
+            raise ValueError(f"port: {port} of {self._name} is in use")
+        self._network._carrier.move_port(self.addresses, before, port)
+        self._network.tell("fault.port", host=self._name, before=before, port=port)
+
     def _open(self, host: str, owned: tuple[str, ...], port: int) -> SimSocket:
         if len(owned) == 1:
             (host,) = owned

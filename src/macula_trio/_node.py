@@ -41,7 +41,9 @@ from macula_trio._peer.handshake import LEAF, MSGPACK, PER_MESSAGE, LocalParty
 from macula_trio._peer.link import QuicLink
 from macula_trio._peer.per_message import PerMessageTransport
 from macula_trio._peer.registry import LinkRegistry
-from macula_trio._pubsub.service import PublishReport, PubSubService, Subscription
+from macula_trio._pubsub.publisher import PublishReport
+from macula_trio._pubsub.service import PubSubService
+from macula_trio._pubsub.subscription import Subscription
 from macula_trio._routing.service import Router, RoutingSettings
 from macula_trio._rpc.callee import CallSettings
 from macula_trio._rpc.offer import Handler
@@ -146,7 +148,7 @@ class Node:
             buffer=config.subscription_buffer,
             may_publish=Allowance(config.may_publish),
         )
-        self._router = self._rpc.carrier = self._pubsub.carrier = Router(
+        self._router = self._rpc.carrier = self._pubsub.publisher.carrier = Router(
             own=credentials.node_id,
             transport=transport,
             closest=self._dht.closest,
@@ -340,12 +342,12 @@ class Node:
         if qos != 0:
             raise ValueError(f"qos: {qos!r} is not available yet; use 0")
         self._require_open()
-        return await self._pubsub.publish(topic, payload, headers=headers)
+        return await self._pubsub.publisher.publish(topic, payload, headers=headers)
 
     async def find_subscribers(self, topic: str) -> list[Contact]:
         """Ask the mesh who subscribes to a topic, by its name or by a pattern."""
         self._require_open()
-        return await self._pubsub.subscribers(topic)
+        return await self._pubsub.publisher.subscribers(topic)
 
     # -- the DHT ------------------------------------------------------------------------------------------------------
 

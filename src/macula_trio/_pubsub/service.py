@@ -7,21 +7,24 @@ are told in ``clients.py``.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections import Counter, defaultdict
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from types import MappingProxyType
 
 from macula_trio._authorisation import Allowance
 from macula_trio._background import Background
 from macula_trio._events import EventBus
 from macula_trio._ids import NodeId, hex_or_none
-from macula_trio._pubsub.adverts import key_of, metadata_of, place_of, require_room
+from macula_trio._pubsub.adverts import Place, key_of, metadata_of, place_of, require_room
 from macula_trio._pubsub.clients import Clients
+from macula_trio._pubsub.credits import Arrival, Receipts
 from macula_trio._pubsub.forwarding import Forwarding
 from macula_trio._pubsub.index import PatternIndex
-from macula_trio._pubsub.publisher import Outcome, Publisher
-from macula_trio._pubsub.subscription import Message, Subscription
+from macula_trio._pubsub.publisher import Outcome, Publisher, together
+from macula_trio._pubsub.subscription import WHEN_FULL, Message, Subscription, WhenFull
 from macula_trio._pubsub.topics import is_pattern, is_topic, validate_pattern
+from macula_trio._pubsub.window import WINDOWS_PER_MESSAGE_MAX, advert_of, window_id
 from macula_trio._util import clip
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import decode_payload
@@ -69,6 +72,7 @@ class PubSubService:
         self._may_publish = may_publish
         self._forbidden = self._subscribed = 0
         self._subscriptions = PatternIndex[Subscription]()
+        self._windows: defaultdict[Place, Counter[bytes]] = defaultdict(Counter)  # as advertised there
         self.publisher = Publisher(
             own=own,
             transport=transport,
@@ -78,6 +82,7 @@ class PubSubService:
             random_bytes=random_bytes,
             here=self,
         )
+        self._receipts = Receipts(tell_own=self.publisher.gates.here.credit)
         self.clients = Clients(
             own=own,
             transport=transport,
@@ -85,11 +90,13 @@ class PubSubService:
             background=background,
             events=events,
             beside=self._subscriptions.beside,
+            windows_in=lambda place: len(self._windows.get(place, ())),
         )
         self._forwarding = Forwarding(
             publisher=self.publisher, clients=self.clients, background=background, events=events
         )
         transport.handle(wire.Publish, self._on_publish)
+        transport.handle(wire.Credit, self.publisher.gates.take_credit)
 
     @property
     def forbidden(self) -> int:
@@ -100,28 +107,77 @@ class PubSubService:
 
     @asynccontextmanager
     async def subscribe(
-        self, topic: str, *, buffer: int | None = None, allow_routed: bool = False
+        self,
+        topic: str,
+        *,
+        buffer: int | None = None,
+        when_full: WhenFull = "drop_oldest",
+        allow_routed: bool = False,
     ) -> AsyncGenerator[Subscription, None]:
         """Receive a topic's messages for the length of the block; see `Node.subscribe`."""
         validate_pattern(topic)
         if buffer is not None and buffer < 1:
             raise ValueError(f"buffer: {buffer!r} messages is too few; at least one must fit")
-        if is_pattern(topic):
-            require_room([*self._subscriptions.beside(topic), *self.clients.beside(topic)], topic)
+        if when_full not in WHEN_FULL:
+            raise ValueError(f"when_full: {when_full!r} is none of {', '.join(map(repr, WHEN_FULL))}")
+        size = self._buffer if buffer is None else buffer
+        window = advert_of(topic, size) if when_full == "block" else None
+        place = place_of(topic, self._own)
+        self._require_room(topic, place, window)
         self._subscribed += 1
-        subscription = Subscription(topic, self._buffer if buffer is None else buffer, number=self._subscribed)
-        self._subscriptions.add(topic, subscription)
-        try:
-            key = key_of(place_of(topic, self._own))
-            async with self._directory.advertised(key, "subscriber", metadata_of(topic, allow_routed=allow_routed)):
+        subscription = Subscription(topic, size, number=self._subscribed, when_full=when_full)
+        metadata = metadata_of(topic, allow_routed=allow_routed, window=window)
+        with self._receiving(subscription, place, window):
+            async with self._directory.advertised(key_of(place), "subscriber", metadata):
                 yield subscription
-        finally:
-            self._subscriptions.remove(topic, subscription)
-            subscription.close()
+
+    def _require_room(self, topic: str, place: Place, window: bytes | None) -> None:
+        there = self._windows.get(place, Counter())
+        windows = len(there) + (window is not None and window not in there)
+        if is_pattern(topic):
+            require_room([*self._subscriptions.beside(topic), *self.clients.beside(topic)], topic, windows=windows)
+        elif window is not None:
+            require_room([], topic, windows=windows)
+
+    @contextmanager
+    def _receiving(self, subscription: Subscription, place: Place, window: bytes | None) -> Generator[None, None, None]:
+        """Hand messages to a subscription for the length of the block."""
+        pattern = subscription.topic
+        advertised = nullcontext() if window is None else self._receipts.advertised(pattern, subscription.window)
+        with advertised:
+            self._subscriptions.add(pattern, subscription)
+            if window is not None:
+                self._windows[place][window] += 1
+            try:
+                yield
+            finally:
+                if window is not None:
+                    self._windows[place] -= Counter([window])
+                    if not self._windows[place]:
+                        del self._windows[place]
+                self._subscriptions.remove(pattern, subscription)
+                subscription.close()
+
+    def windows(self, topic: str) -> dict[bytes, int]:
+        """The windows of the subscriptions here that want a topic and block: messages by id."""
+        windows: dict[bytes, int] = {}
+        for subscription in self._subscriptions.wanting(topic):
+            identifier = window_id(subscription.topic)
+            if subscription.blocks and (identifier in windows or len(windows) < WINDOWS_PER_MESSAGE_MAX):
+                windows[identifier] = min(subscription.window, windows.get(identifier, subscription.window))
+        return windows
+
+    # -- what comes in ------------------------------------------------------------------------------------------------
 
     def take_route(self, link: Link, route: wire.PubsubRoute) -> None:
         """Open an envelope that is for us."""
-        self._receive(route.payload, origin_of(link, route.source_node_id), sequence=route.delivery_seq or 0)
+        origin = origin_of(link, route.source_node_id)
+        # Whoever forwards has counted nothing, and v0.8 takes no credit.
+        is_counted = origin.node_id is not None and route.windows is not None
+        arrivals = self._receipts.of_link(link, route.windows or ()) if is_counted else {}
+        self._receive(route.payload, origin, sequence=route.delivery_seq or 0, arrivals=arrivals)
+        for arrival in arrivals.values():
+            arrival.release()
 
     def _on_publish(self, link: Link, message: wire.Publish) -> None:
         """A bare PUBLISH, as clients of v0.8 send it and `send_message` can: for us, and for the mesh.
@@ -133,18 +189,20 @@ class PubSubService:
             self.clients.drop(link, message, "no_topic")
         elif self._is_permitted(message, origin):
             passes_on = self._forwarding.is_new(message)
-            self.deliver(message, origin, sequence=0, to_clients=passes_on)
+            self._deliver(message, origin, sequence=0, to_clients=passes_on)
             if passes_on:
                 self._forwarding.forward(link, message, origin)
             else:
                 self.clients.drop(link, message, "repeated")
 
-    def _receive(self, message: wire.Publish, origin: Origin, *, sequence: int) -> None:
+    def _receive(
+        self, message: wire.Publish, origin: Origin, *, sequence: int, arrivals: Mapping[bytes, Arrival]
+    ) -> None:
         """Take a message of somebody else's, if that is allowed; judged by the topic that it is delivered under."""
         if not self._subscriptions.wanting(message.topic) and not self.clients.want(message.topic):
             return  # and the application's rule meets no topic that nobody here has asked for
         if self._is_permitted(message, origin):
-            self.deliver(message, origin, sequence=sequence)
+            self._deliver(message, origin, sequence=sequence, arrivals=arrivals)
 
     def _is_permitted(self, message: wire.Publish, origin: Origin) -> bool:
         def note_failure(error: Exception) -> None:
@@ -158,13 +216,52 @@ class PubSubService:
         )
         return False
 
-    def deliver(
-        self, message: wire.Publish, origin: Origin, *, sequence: int, to_clients: bool = True
+    def _deliver(
+        self,
+        message: wire.Publish,
+        origin: Origin,
+        *,
+        sequence: int,
+        to_clients: bool = True,
+        arrivals: Mapping[bytes, Arrival] = MappingProxyType({}),
     ) -> Outcome | None:
         """Hand a message to every subscription and client that wants its topic, once to each; None without any."""
-        sent = self.clients.deliver(message) if to_clients else None
-        outcome: Outcome | None = None if sent is None else Outcome.QUEUED if sent else Outcome.DROPPED
-        for subscription in self._subscriptions.wanting(message.topic):
+        outcome = self._deliver_to_clients(message) if to_clients else None
+        subscriptions = self._subscriptions.wanting(message.topic)
+        return together(outcome, self._hand(message, origin, subscriptions, sequence=sequence, arrivals=arrivals))
+
+    def deliver(self, message: wire.Publish, *, sequence: int) -> Outcome | None:
+        """Hand a message of our own to the clients and subscriptions here that do not block; None without any."""
+        origin = Origin(node_id=self._own)
+        subscriptions = [each for each in self._subscriptions.wanting(message.topic) if not each.blocks]
+        outcome = self._deliver_to_clients(message)
+        return together(outcome, self._hand(message, origin, subscriptions, sequence=sequence, arrivals={}))
+
+    def deliver_counted(self, message: wire.Publish, *, sequence: int, marks: Iterable[bytes]) -> Outcome | None:
+        """The same to those that do, counted in windows of theirs."""
+        origin = Origin(node_id=self._own)
+        subscriptions = [each for each in self._subscriptions.wanting(message.topic) if each.blocks]
+        arrivals = self._receipts.of_own(marks)
+        outcome = self._hand(message, origin, subscriptions, sequence=sequence, arrivals=arrivals)
+        for arrival in arrivals.values():
+            arrival.release()
+        return outcome
+
+    def _deliver_to_clients(self, message: wire.Publish) -> Outcome | None:
+        sent = self.clients.deliver(message)
+        return None if sent is None else Outcome.QUEUED if sent else Outcome.DROPPED
+
+    def _hand(
+        self,
+        message: wire.Publish,
+        origin: Origin,
+        subscriptions: Iterable[Subscription],
+        *,
+        sequence: int,
+        arrivals: Mapping[bytes, Arrival],
+    ) -> Outcome | None:
+        outcome: Outcome | None = None
+        for subscription in subscriptions:
             try:
                 payload = decode_payload(message.payload, message.content_type)  # each gets a copy of its own
             except RemoteProtocolError as exc:
@@ -178,15 +275,17 @@ class PubSubService:
                     via=origin.via,
                     sequence=sequence,
                     headers=MappingProxyType(message.headers or {}),
-                )
+                ),
+                arrival=arrivals.get(window_id(subscription.topic)) if arrivals else None,
             )
+            here = Outcome.DELIVERED if fits else Outcome.DROPPED
             self._events.emit(
                 "pubsub.delivered",
                 topic=message.topic,
                 message_id=message.message_id.hex(),
                 subscription=subscription.number,
                 publisher=hex_or_none(origin.node_id),
-                outcome=(Outcome.DELIVERED if fits else Outcome.DROPPED).value,
+                outcome=here.value,
             )
-            outcome = Outcome.DELIVERED if fits and outcome is not Outcome.DROPPED else Outcome.DROPPED
+            outcome = together(outcome, here)
         return outcome

@@ -35,8 +35,11 @@ async def fill(node: macula.Node, topic: str, count: int, *, within_s: float = 1
 
 
 async def take(subscription: macula.Subscription, count: int) -> list[object]:
+    payloads: list[object] = []
     with trio.fail_after(10):
-        return [(await subscription.receive()).payload for _ in range(count)]
+        while len(payloads) < count:
+            payloads.append((await subscription.receive()).payload)
+    return payloads
 
 
 @pytest.mark.parametrize("buffer", [1, 2, 5, 16])

@@ -51,7 +51,10 @@ class Passage:
         return self._ticket.turn
 
     async def wait(self, link: Link | None) -> None:
-        """Wait until it is admitted.  Returns also when ``link`` ends.  Always a checkpoint."""
+        """Wait for its turn, if it has to wait.  Returns also when ``link`` ends.  Always a checkpoint."""
+        await trio.lowlevel.checkpoint()
+        if self.turn is not Turn.WAITING:
+            return
         woken = self._changed.set
         if link is not None:
             link.add_close_callback(woken)

@@ -226,8 +226,7 @@ class Publisher:
         async def wait() -> None:
             with trio.move_on_after(TARGET_DEADLINE_S) as scope:
                 with self.gates.passage(self.gates.here, needs, may_wait=True, scope=scope) as passage:
-                    if passage.turn is Turn.WAITING:
-                        await passage.wait(None)
+                    await passage.wait(None)
                     if passage.turn is Turn.ADMITTED:
                         deliver(passage)
                         return

@@ -378,6 +378,22 @@ async def test_a_client_of_another_node_is_not_waited_for(autojump_clock: Clock)
         assert messages.statistics() == macula.SubscriptionStatistics(received=2, dropped=0, waiting=2)
 
 
+async def test_a_publisher_that_keeps_no_link_is_not_slowed(autojump_clock: Clock) -> None:
+    network = SimNetwork()
+    async with (
+        open_mesh(2, network=network) as (bootstrap, subscriber),
+        subscriber.subscribe("a.b", when_full="block", buffer=3) as messages,
+    ):
+        config = macula.NodeConfig(
+            realm=bootstrap.realm, bootstrap=[bootstrap.endpoint], listen="10.0.0.9:9443", connections="per-message"
+        )
+        host = network.host("10.0.0.9")
+        async with macula.open_node(config, identity=sim_identity(9), network=host) as publisher:
+            await fill(publisher, "a.b", 5, within_s=4)
+        assert messages.statistics() == macula.SubscriptionStatistics(received=5, dropped=2, waiting=3)
+        assert subscriber.statistics().frames_sent.get("CREDIT", 0) == 0
+
+
 async def test_a_publisher_that_ignores_credit_loses_its_own_messages_only(
     autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from macula_trio._authorisation import Allowance
 from macula_trio._background import Background
 from macula_trio._events import EventBus
 from macula_trio._ids import NodeId, hex_or_none
+from macula_trio._peer.handshake import PER_MESSAGE
 from macula_trio._pubsub.adverts import Place, key_of, metadata_of, place_of, require_room
 from macula_trio._pubsub.clients import Clients
 from macula_trio._pubsub.credits import Arrival, Receipts
@@ -172,8 +173,8 @@ class PubSubService:
     def take_route(self, link: Link, route: wire.PubsubRoute) -> None:
         """Open an envelope that is for us."""
         origin = origin_of(link, route.source_node_id)
-        # Whoever forwards has counted nothing, and v0.8 takes no credit.
-        is_counted = origin.node_id is not None and route.windows is not None
+        # Whoever forwards has counted nothing, v0.8 takes no credit, and some keep no link on which it could come.
+        is_counted = origin.node_id is not None and PER_MESSAGE not in link.capabilities
         arrivals = self._receipts.of_link(link, route.windows or ()) if is_counted else {}
         self._receive(route.payload, origin, sequence=route.delivery_seq or 0, arrivals=arrivals)
         for arrival in arrivals.values():

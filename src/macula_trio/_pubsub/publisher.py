@@ -21,6 +21,7 @@ from macula_trio._pubsub.credits import Gates, Passage
 from macula_trio._pubsub.interest import Interest
 from macula_trio._pubsub.outgoing import Outgoing, Passing
 from macula_trio._pubsub.topics import validate_topic
+from macula_trio._pubsub.wanted import Wanted
 from macula_trio._pubsub.window import Turn
 from macula_trio._routing.routes import Carrier
 from macula_trio._util import validate_headers
@@ -115,6 +116,7 @@ class Publisher:
     Attributes:
       carrier: takes messages to subscribers that cannot be reached directly.
       gates: where messages wait for subscriptions that block.
+      wanted: told whom something was sent to.
 
     Args:
       own: our id.
@@ -142,6 +144,7 @@ class Publisher:
         self._events = events
         self._here = here
         self.carrier: Carrier | None = None
+        self.wanted: Wanted | None = None
         self.gates = Gates()
         self._interest = Interest(directory=directory, background=background, events=events)
         self._message_prefix = random_bytes(8)
@@ -253,9 +256,11 @@ class Publisher:
         topic, node_id = attempt.message.topic, attempt.contact.node_id
         may_go_round = self.carrier is not None and self._interest.takes_routed(topic, node_id)
         try:
-            if await self._send_straight(attempt, limiter, DIRECT_SHARE_S if may_go_round else math.inf):
-                return Outcome.QUEUED
-            return Outcome.DROPPED
+            if not await self._send_straight(attempt, limiter, DIRECT_SHARE_S if may_go_round else math.inf):
+                return Outcome.DROPPED
+            if self.wanted is not None:
+                self.wanted.keep(attempt.contact)
+            return Outcome.QUEUED
         except (PeerUnavailable, trio.TooSlowError):
             self._interest.doubt(topic, node_id)
             outcome = Outcome.UNREACHABLE

@@ -421,7 +421,7 @@ async def test_a_crowd_of_publishers_fills_eight_buffers_and_no_more(autojump_cl
             await publish_all(node, "a.b", 2)
         await trio.sleep(0.1)
         assert messages.statistics() == macula.SubscriptionStatistics(received=22, dropped=6, waiting=16)
-        assert messages._unread.total() == 16
+        assert messages._inbox.unread.total() == 16
 
 
 async def test_whatever_a_peer_credits_nothing_breaks(autojump_clock: Clock) -> None:

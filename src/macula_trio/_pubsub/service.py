@@ -7,7 +7,7 @@ are told in ``clients.py``.
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from types import MappingProxyType
@@ -23,7 +23,7 @@ from macula_trio._pubsub.credits import Arrival, Receipts
 from macula_trio._pubsub.forwarding import Forwarding
 from macula_trio._pubsub.index import PatternIndex
 from macula_trio._pubsub.publisher import Outcome, Publisher, together
-from macula_trio._pubsub.subscription import WHEN_FULL, Message, Subscription, WhenFull
+from macula_trio._pubsub.subscription import WHEN_FULL, Inbox, Message, Subscription, WhenFull
 from macula_trio._pubsub.topics import is_pattern, is_topic, validate_pattern
 from macula_trio._pubsub.window import WINDOWS_PER_MESSAGE_MAX, advert_of, window_id
 from macula_trio._util import clip
@@ -72,8 +72,8 @@ class PubSubService:
         self._buffer = buffer
         self._may_publish = may_publish
         self._forbidden = self._subscribed = 0
-        self._subscriptions = PatternIndex[Subscription]()
-        self._windows: defaultdict[Place, Counter[bytes]] = defaultdict(Counter)  # as advertised there
+        self._subscriptions = PatternIndex[Inbox]()
+        self._windows: dict[Place, Counter[bytes]] = {}  # as advertised there
         self.publisher = Publisher(
             own=own,
             transport=transport,
@@ -126,11 +126,11 @@ class PubSubService:
         place = place_of(topic, self._own)
         self._require_room(topic, place, window)
         self._subscribed += 1
-        subscription = Subscription(topic, size, number=self._subscribed, when_full=when_full)
+        inbox = Inbox(topic, size, number=self._subscribed, when_full=when_full)
         metadata = metadata_of(topic, allow_routed=allow_routed, window=window)
-        with self._receiving(subscription, place, window):
+        with self._receiving(inbox, place, window):
             async with self._directory.advertised(key_of(place), "subscriber", metadata):
-                yield subscription
+                yield Subscription(inbox)
 
     def _require_room(self, topic: str, place: Place, window: bytes | None) -> None:
         there = self._windows.get(place, Counter())
@@ -141,31 +141,35 @@ class PubSubService:
             require_room([], topic, windows=windows)
 
     @contextmanager
-    def _receiving(self, subscription: Subscription, place: Place, window: bytes | None) -> Generator[None, None, None]:
+    def _receiving(self, inbox: Inbox, place: Place, window: bytes | None) -> Generator[None, None, None]:
         """Hand messages to a subscription for the length of the block."""
-        pattern = subscription.topic
-        advertised = nullcontext() if window is None else self._receipts.advertised(pattern, subscription.window)
-        with advertised:
-            self._subscriptions.add(pattern, subscription)
-            if window is not None:
-                self._windows[place][window] += 1
+        with nullcontext() if window is None else self._windowed(inbox, place, window):
+            self._subscriptions.add(inbox.pattern, inbox)
             try:
                 yield
             finally:
-                if window is not None:
-                    self._windows[place] -= Counter([window])
-                    if not self._windows[place]:
-                        del self._windows[place]
-                self._subscriptions.remove(pattern, subscription)
-                subscription.close()
+                self._subscriptions.remove(inbox.pattern, inbox)
+                inbox.close()
+
+    @contextmanager
+    def _windowed(self, inbox: Inbox, place: Place, window: bytes) -> Generator[None, None, None]:
+        """Have a window for the length of the block."""
+        self._windows.setdefault(place, Counter())[window] += 1
+        try:
+            with self._receipts.advertised(inbox.pattern, inbox.window):
+                yield
+        finally:
+            self._windows[place] -= Counter([window])
+            if not self._windows[place]:
+                del self._windows[place]
 
     def windows(self, topic: str) -> dict[bytes, int]:
         """The windows of the subscriptions here that want a topic and block: messages by id."""
         windows: dict[bytes, int] = {}
-        for subscription in self._subscriptions.wanting(topic):
-            identifier = window_id(subscription.topic)
-            if subscription.blocks and (identifier in windows or len(windows) < WINDOWS_PER_MESSAGE_MAX):
-                windows[identifier] = min(subscription.window, windows.get(identifier, subscription.window))
+        for inbox in self._subscriptions.wanting(topic):
+            identifier = window_id(inbox.pattern)
+            if inbox.blocks and (identifier in windows or len(windows) < WINDOWS_PER_MESSAGE_MAX):
+                windows[identifier] = min(inbox.window, windows.get(identifier, inbox.window))
         return windows
 
     # -- what comes in ------------------------------------------------------------------------------------------------
@@ -228,22 +232,22 @@ class PubSubService:
     ) -> Outcome | None:
         """Hand a message to every subscription and client that wants its topic, once to each; None without any."""
         outcome = self._deliver_to_clients(message) if to_clients else None
-        subscriptions = self._subscriptions.wanting(message.topic)
-        return together(outcome, self._hand(message, origin, subscriptions, sequence=sequence, arrivals=arrivals))
+        inboxes = self._subscriptions.wanting(message.topic)
+        return together(outcome, self._hand(message, origin, inboxes, sequence=sequence, arrivals=arrivals))
 
     def deliver(self, message: wire.Publish, *, sequence: int) -> Outcome | None:
         """Hand a message of our own to the clients and subscriptions here that do not block; None without any."""
         origin = Origin(node_id=self._own)
-        subscriptions = [each for each in self._subscriptions.wanting(message.topic) if not each.blocks]
+        inboxes = [each for each in self._subscriptions.wanting(message.topic) if not each.blocks]
         outcome = self._deliver_to_clients(message)
-        return together(outcome, self._hand(message, origin, subscriptions, sequence=sequence, arrivals={}))
+        return together(outcome, self._hand(message, origin, inboxes, sequence=sequence, arrivals={}))
 
     def deliver_counted(self, message: wire.Publish, *, sequence: int, marks: Iterable[bytes]) -> Outcome | None:
         """The same to those that do, counted in windows of theirs."""
         origin = Origin(node_id=self._own)
-        subscriptions = [each for each in self._subscriptions.wanting(message.topic) if each.blocks]
+        inboxes = [each for each in self._subscriptions.wanting(message.topic) if each.blocks]
         arrivals = self._receipts.of_own(marks)
-        outcome = self._hand(message, origin, subscriptions, sequence=sequence, arrivals=arrivals)
+        outcome = self._hand(message, origin, inboxes, sequence=sequence, arrivals=arrivals)
         for arrival in arrivals.values():
             arrival.release()
         return outcome
@@ -256,19 +260,19 @@ class PubSubService:
         self,
         message: wire.Publish,
         origin: Origin,
-        subscriptions: Iterable[Subscription],
+        inboxes: Iterable[Inbox],
         *,
         sequence: int,
         arrivals: Mapping[bytes, Arrival],
     ) -> Outcome | None:
         outcome: Outcome | None = None
-        for subscription in subscriptions:
+        for inbox in inboxes:
             try:
                 payload = decode_payload(message.payload, message.content_type)  # each gets a copy of its own
             except RemoteProtocolError as exc:
                 self._events.emit("pubsub.bad_payload", topic=message.topic, reason=clip(str(exc)))
                 return outcome
-            fits = subscription.deliver(
+            fits = inbox.deliver(
                 Message(
                     topic=message.topic,
                     payload=payload,
@@ -277,14 +281,14 @@ class PubSubService:
                     sequence=sequence,
                     headers=MappingProxyType(message.headers or {}),
                 ),
-                arrival=arrivals.get(window_id(subscription.topic)) if arrivals else None,
+                arrival=arrivals.get(window_id(inbox.pattern)) if arrivals else None,
             )
             here = Outcome.DELIVERED if fits else Outcome.DROPPED
             self._events.emit(
                 "pubsub.delivered",
                 topic=message.topic,
                 message_id=message.message_id.hex(),
-                subscription=subscription.number,
+                subscription=inbox.number,
                 publisher=hex_or_none(origin.node_id),
                 outcome=here.value,
             )

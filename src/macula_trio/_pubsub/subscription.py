@@ -75,61 +75,46 @@ class _Waiting:
     arrival: Arrival | None = None
 
 
-class Subscription:
-    """Messages of one topic, or of all that match a pattern, in the order of arrival.
-
-    An async iterator; made by `Node.subscribe`.
+class Inbox:
+    """Where the messages of one subscription wait.
 
     Attributes:
-      topic: the topic or the pattern, as given to `Node.subscribe`.
-      number: counts the subscriptions of this node, from 1; tells them apart in events.
+      pattern: what it wants.
+      number: counts the subscriptions of this node, from 1.
+      blocks: whether its publishers wait while it is full.
+      unread: of one that blocks, messages that wait, by whom they are counted for.
+
+    Args:
+      pattern: or a topic.
+      size: messages that may wait; of one publisher if it blocks.
+      number: of the subscription.
       when_full: what happens to messages when nobody takes them.
-      buffer: messages that may wait; of one publisher if it blocks.
     """
 
-    def __init__(self, topic: str, buffer: int, *, number: int, when_full: WhenFull = "drop_oldest") -> None:
-        self.topic = topic
+    def __init__(self, pattern: str, size: int, *, number: int, when_full: WhenFull) -> None:
+        self.pattern = pattern
         self.number = number
-        self.when_full: WhenFull = when_full
-        self.buffer = buffer
-        capacity = PUBLISHERS_FULL_MAX * buffer if self.blocks else buffer
-        self._send, self._receive = trio.open_memory_channel[_Waiting](capacity)
+        self.blocks = when_full == "block"
+        self.unread: Counter[NodeId | None] = Counter()
+        self._size = size
+        self._send, self._receive = trio.open_memory_channel[_Waiting](
+            size * (PUBLISHERS_FULL_MAX if self.blocks else 1)
+        )
         self._received = self._dropped = 0
-        self._unread: Counter[NodeId | None] = Counter()  # of one that blocks, by payer
-
-    @property
-    def blocks(self) -> bool:
-        """Whether its publishers wait while it is full."""
-        return self.when_full == "block"
 
     @property
     def window(self) -> int:
         """Messages that each publisher may have waiting here, if it blocks."""
-        return min(self.buffer, WINDOW_MAX)
+        return min(self._size, WINDOW_MAX)
 
-    async def receive(self) -> Message:
-        """Wait for the next message.
-
-        Raises:
-          trio.ClosedResourceError: the subscription's block was left.
-        """
-        waiting = await self._receive.receive()
-        self._let_go(waiting)
-        return waiting.message
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Message:
-        return await self.receive()
-
+    @property
     def statistics(self) -> SubscriptionStatistics:
         """Counts so far."""
         waiting = self._receive.statistics().current_buffer_used
         return SubscriptionStatistics(received=self._received, dropped=self._dropped, waiting=waiting)
 
     def deliver(self, message: Message, *, arrival: Arrival | None = None) -> bool:
-        """Add a message; False when one was dropped: of one that blocks this one, else the oldest.
+        """Add a message; False when one was dropped: this one if it blocks, else the oldest.
 
         Args:
           message: it.
@@ -139,6 +124,24 @@ class Subscription:
         kept = self._add(message, arrival) if self.blocks else self._push(message)
         self._dropped += not kept
         return kept
+
+    async def take(self) -> Message:
+        """Wait for the next message.
+
+        Raises:
+          trio.ClosedResourceError: it is closed.
+        """
+        waiting = await self._receive.receive()
+        self._let_go(waiting)
+        return waiting.message
+
+    def close(self) -> None:
+        """End it; what waits is lost, and nobody waits for it."""
+        with suppress(trio.WouldBlock):
+            while True:
+                self._let_go(self._receive.receive_nowait())
+        self._send.close()
+        self._receive.close()
 
     def _push(self, message: Message) -> bool:
         try:
@@ -151,13 +154,13 @@ class Subscription:
 
     def _add(self, message: Message, arrival: Arrival | None) -> bool:
         payer = None if arrival is None else message.publisher
-        if self._unread[payer] >= self.buffer * (1 if payer is None else LINKS_FULL_MAX):
+        if self.unread[payer] >= self._size * (1 if payer is None else LINKS_FULL_MAX):
             return False
         try:
             self._send.send_nowait(_Waiting(message, payer, arrival))
         except trio.WouldBlock:
             return False
-        self._unread[payer] += 1
+        self.unread[payer] += 1
         if arrival is not None:
             arrival.hold()
         return True
@@ -165,16 +168,42 @@ class Subscription:
     def _let_go(self, waiting: _Waiting) -> None:
         if not self.blocks:
             return
-        self._unread[waiting.payer] -= 1
-        if not self._unread[waiting.payer]:
-            del self._unread[waiting.payer]
+        self.unread[waiting.payer] -= 1
+        if not self.unread[waiting.payer]:
+            del self.unread[waiting.payer]
         if waiting.arrival is not None:
             waiting.arrival.release()
 
-    def close(self) -> None:
-        """End it; what waits is lost, and nobody waits for it."""
-        with suppress(trio.WouldBlock):
-            while True:
-                self._let_go(self._receive.receive_nowait())
-        self._send.close()
-        self._receive.close()
+
+class Subscription:
+    """Messages of one topic, or of all that match a pattern, in the order of arrival.
+
+    An async iterator; made by `Node.subscribe`.
+
+    Attributes:
+      topic: the topic or the pattern, as given to `Node.subscribe`.
+      number: counts the subscriptions of this node, from 1; tells them apart in events.
+    """
+
+    def __init__(self, inbox: Inbox) -> None:
+        self.topic = inbox.pattern
+        self.number = inbox.number
+        self._inbox = inbox
+
+    async def receive(self) -> Message:
+        """Wait for the next message.
+
+        Raises:
+          trio.ClosedResourceError: the subscription's block was left.
+        """
+        return await self._inbox.take()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message:
+        return await self.receive()
+
+    def statistics(self) -> SubscriptionStatistics:
+        """Counts so far."""
+        return self._inbox.statistics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from contextlib import AsyncExitStack
 
 import pytest
@@ -17,6 +18,7 @@ from macula_trio._wire import messages as wire
 from macula_trio.errors import ErrorCode
 from macula_trio.testing import SimNetwork, open_mesh
 from macula_trio.testing._mesh import sim_identity
+from macula_trio.testing.network import LinkModel
 
 Clock = trio.testing.MockClock
 
@@ -491,3 +493,56 @@ async def test_bad_policies_and_too_many_windows_are_refused_in_one_line(autojum
         assert node._pubsub.windows("a.b") == {window_id("a.b"): 1}
     assert node._pubsub._windows == {}
     assert node._pubsub._receipts._advertised == {}
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_happens_to_links_nobody_is_stuck_and_only_what_a_link_took_with_it_is_lost(
+    seed: int, autojump_clock: Clock
+) -> None:
+    """A lossy network, links that end at any moment, a reader of moods, and two publishers that never wait in vain."""
+    chance = random.Random(seed)
+    network = SimNetwork(seed=seed, link=LinkModel(latency_s=0.02, jitter_s=0.02, loss=0.05, reordering=0.05))
+    received: list[macula.Message] = []
+    cuts = 0
+    async with (
+        open_mesh(3, network=network) as (one, other, subscriber),
+        subscriber.subscribe("a.*", when_full="block", buffer=chance.randint(1, 6)) as messages,
+        subscriber.subscribe("a.b", when_full="block", buffer=chance.randint(1, 6)) as beside,
+        trio.open_nursery() as reading,
+    ):
+
+        async def read() -> None:
+            async for message in messages:
+                received.append(message)
+                await beside.receive()
+                await trio.sleep(chance.choice([0, 0, 0.05, 0.4]))
+
+        async def cut() -> None:
+            nonlocal cuts
+            while True:
+                await trio.sleep(chance.uniform(1, 3))
+                link = chance.choice([one, other])._registry.live_link(subscriber.node_id)
+                if link is not None:
+                    link.close(ErrorCode.NORMAL, "a test")
+                    cuts += 1
+
+        async def publish(node: macula.Node) -> None:
+            for number in range(60):
+                report = await node.publish("a.b", number)
+                assert report.outcomes == {subscriber.node_id: Outcome.QUEUED}
+
+        reading.start_soon(read)
+        async with trio.open_nursery() as publishing_now:
+            reading.start_soon(cut)
+            for node in (one, other):
+                publishing_now.start_soon(publish, node)
+        await trio.sleep(5)
+        reading.cancel_scope.cancel()
+    for node in (one, other):
+        numbers = [message.payload for message in received if message.publisher == node.node_id]
+        assert numbers == sorted(set(numbers)), "in order, each once"  # type: ignore[type-var]
+        assert len(numbers) > 30
+    assert messages.statistics().dropped == beside.statistics().dropped == 0
+    assert messages.statistics().received == len(received)
+    assert cuts >= 3

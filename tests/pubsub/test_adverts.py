@@ -193,8 +193,11 @@ def test_patterns_and_windows_share_the_room_of_one_value() -> None:
         windows.append(advert_of(pattern, 2**16))
     with pytest.raises(ValueError, match="64 blocking subscriptions"):
         require_room(patterns, patterns[0], windows=adverts.WINDOWS_MAX + 1)
+    long = ["a.*." + f"{number:02}" + "x" * (NAME_BYTES_MAX - 6) for number in range(11)]
+    fitting = (PATTERNS_BYTES_MAX - 11 * (NAME_BYTES_MAX + 3)) // (len(windows[0]) + 2)
+    require_room(long, long[0], windows=fitting)
     with pytest.raises(ValueError, match="3072 bytes"):
-        require_room([*patterns[:-1], "a.*." + "y" * 240, "a.*." + "z" * 240], patterns[0], windows=len(windows))
+        require_room(long, long[0], windows=fitting + 1)
     record = sign_record(
         Identity.from_seed(bytes(32)),
         realm="r" * NAME_BYTES_MAX,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager, asynccontextmanager
 
 import pytest
 import trio
@@ -18,6 +18,20 @@ from macula_trio.testing import open_mesh
 Clock = trio.testing.MockClock
 
 
+class Block:
+    """Wants one node; unlike a generator, it does not end by being forgotten."""
+
+    def __init__(self, redialer: Redialer, contact: Contact) -> None:
+        self._redialer, self._contact = redialer, contact
+
+    def __enter__(self) -> None:
+        self._redialer.contacts.append(self._contact)
+        self._redialer.entered += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._redialer.contacts.remove(self._contact)
+
+
 class Redialer:
     """Who is wanted now, and how often somebody was anew."""
 
@@ -25,14 +39,8 @@ class Redialer:
         self.contacts: list[Contact] = []
         self.entered = 0
 
-    @contextmanager
-    def want(self, contact: Contact) -> Generator[None, None, None]:
-        self.contacts.append(contact)
-        self.entered += 1
-        try:
-            yield
-        finally:
-            self.contacts.remove(contact)
+    def want(self, contact: Contact) -> AbstractContextManager[None]:
+        return Block(self, contact)
 
 
 def contact(number: int, port: int = 9443) -> Contact:

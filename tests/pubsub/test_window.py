@@ -272,3 +272,9 @@ def test_whatever_a_message_carries_its_marks_are_bounded(listed: list[bytes]) -
     marks = read_marks(listed)
     assert len(marks) <= window.WINDOWS_PER_MESSAGE_MAX
     assert all(1 <= number < 2**63 and len(identifier) == WINDOW_ID_BYTES for identifier, number in marks.items())
+
+
+def test_no_more_marks_are_read_than_a_message_may_carry() -> None:
+    gate = Gate()
+    needs = {number.to_bytes(WINDOW_ID_BYTES): 1 for number in range(2 * window.WINDOWS_PER_MESSAGE_MAX)}
+    assert list(send(gate, needs)) == list(needs)[: window.WINDOWS_PER_MESSAGE_MAX]

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 import trio
 from authorisation_tools import FORWARDER, facts, outsider
+from cancel_tools import CancelAtStep
 from node_tools import link_between, watch
 
 import macula_trio as macula
@@ -178,6 +179,42 @@ async def test_a_publisher_with_less_patience_leaves_and_nothing_is_left_of_it(a
             await trio.sleep(1)
             assert await take(messages, 2) == [0, 1], "its impatience is not the fault of the subscriber"
         assert publisher.statistics().messages_dropped == 0
+
+
+async def test_cancelled_at_any_step_a_publisher_takes_no_place_with_it(autojump_clock: Clock) -> None:
+    async with (
+        open_mesh(2) as (publisher, subscriber),
+        subscriber.subscribe("a.b", when_full="block", buffer=2) as messages,
+    ):
+        step, has_ended = 1, False
+
+        async def take_one_later() -> None:
+            await trio.sleep(0.1)
+            await messages.receive()
+
+        while not has_ended:
+            await fill(publisher, "a.b", 2)
+            knife = CancelAtStep(step)
+            trio.lowlevel.add_instrument(knife)
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(take_one_later)
+                    knife.armed = True
+                    with knife.scope:
+                        await publisher.publish("a.b", 2)
+            finally:
+                knife.armed = False
+                trio.lowlevel.remove_instrument(knife)
+            gate = publisher._pubsub.publisher.gates.of(link_between(publisher, subscriber))
+            assert gate._waiting == {}
+            assert [window.reserved for window in gate._windows.values()] == [0]
+            await trio.sleep(0.1)
+            await take(messages, messages.statistics().waiting)
+            await trio.sleep(0.1)
+            has_ended = not knife.scope.cancel_called
+            step += 1
+        assert step > 5, "too few steps for a sweep of anything"
+        assert messages.statistics().dropped == 0
 
 
 async def test_a_subscription_that_ends_lets_its_publishers_go(autojump_clock: Clock) -> None:

@@ -299,8 +299,7 @@ class Publisher:
                     attempt.outcome = Outcome.UNREACHABLE
                     await link.wait_writable()  # all who have waited with us go now
                 if passage.turn is Turn.ADMITTED and not link.is_closed:
-                    envelope = self._envelope(contact, message, _content_type(link))
-                    link.send_nowait(attrs.evolve(envelope, windows=passage.marks()))
+                    link.send_nowait(self._envelope(contact, message, _content_type(link), passage.marks()))
                     passage.sent()  # not what was too large: it would never be taken
                     return True
             # The link has ended meanwhile.  On another one all begins anew.
@@ -314,7 +313,13 @@ class Publisher:
             return Outcome.REJECTED
         return Outcome.FORWARDED if is_on_its_way else None
 
-    def _envelope(self, contact: Contact, message: Outgoing | Passing, content_type: str) -> wire.PubsubRoute:
+    def _envelope(
+        self,
+        contact: Contact,
+        message: Outgoing | Passing,
+        content_type: str,
+        windows: tuple[bytes, ...] | None = None,
+    ) -> wire.PubsubRoute:
         return wire.PubsubRoute(
             destination_node_id=contact.node_id,
             source_node_id=message.source or self._own,
@@ -323,6 +328,7 @@ class Publisher:
             topic=message.topic,
             payload=message.encoded(content_type),
             delivery_seq=self._next_sequence(contact.node_id),
+            windows=windows,
         )
 
     async def subscribers(self, topic: str) -> list[Contact]:

@@ -25,7 +25,7 @@ from macula_trio._pubsub.index import PatternIndex
 from macula_trio._pubsub.publisher import Outcome, Publisher, together
 from macula_trio._pubsub.subscription import WHEN_FULL, Inbox, Message, Subscription, WhenFull
 from macula_trio._pubsub.topics import is_pattern, is_topic, validate_pattern
-from macula_trio._pubsub.window import WINDOWS_PER_MESSAGE_MAX, advert_of, window_id
+from macula_trio._pubsub.window import WINDOWS_PER_MESSAGE_MAX, advert_of
 from macula_trio._util import clip
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import decode_payload
@@ -167,9 +167,8 @@ class PubSubService:
         """The windows of the subscriptions here that want a topic and block: messages by id."""
         windows: dict[bytes, int] = {}
         for inbox in self._subscriptions.wanting(topic):
-            identifier = window_id(inbox.pattern)
-            if inbox.blocks and (identifier in windows or len(windows) < WINDOWS_PER_MESSAGE_MAX):
-                windows[identifier] = min(inbox.window, windows.get(identifier, inbox.window))
+            if inbox.blocks and (inbox.window_id in windows or len(windows) < WINDOWS_PER_MESSAGE_MAX):
+                windows[inbox.window_id] = min(inbox.window, windows.get(inbox.window_id, inbox.window))
         return windows
 
     # -- what comes in ------------------------------------------------------------------------------------------------
@@ -281,7 +280,7 @@ class PubSubService:
                     sequence=sequence,
                     headers=MappingProxyType(message.headers or {}),
                 ),
-                arrival=arrivals.get(window_id(inbox.pattern)) if arrivals else None,
+                arrival=arrivals.get(inbox.window_id),
             )
             here = Outcome.DELIVERED if fits else Outcome.DROPPED
             self._events.emit(

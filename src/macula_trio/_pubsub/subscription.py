@@ -12,7 +12,7 @@ import trio
 
 from macula_trio._ids import NodeId
 from macula_trio._pubsub.credits import Arrival
-from macula_trio._pubsub.window import WINDOW_MAX
+from macula_trio._pubsub.window import WINDOW_MAX, window_id
 
 WhenFull: TypeAlias = Literal["drop_oldest", "block"]
 """What happens to messages when nobody takes them."""
@@ -82,6 +82,7 @@ class Inbox:
       pattern: what it wants.
       number: counts the subscriptions of this node, from 1.
       blocks: whether its publishers wait while it is full.
+      window_id: of its pattern.
       unread: of one that blocks, messages that wait, by whom they are counted for.
 
     Args:
@@ -95,6 +96,7 @@ class Inbox:
         self.pattern = pattern
         self.number = number
         self.blocks = when_full == "block"
+        self.window_id = window_id(pattern)
         self.unread: Counter[NodeId | None] = Counter()
         self._size = size
         self._send, self._receive = trio.open_memory_channel[_Waiting](

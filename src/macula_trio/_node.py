@@ -43,7 +43,9 @@ from macula_trio._peer.link import QuicLink
 from macula_trio._peer.per_message import PerMessageTransport
 from macula_trio._peer.registry import LinkPolicy, LinkRegistry
 from macula_trio._peer.sender import Sender
-from macula_trio._pubsub.service import PublishReport, PubSubService, Subscription
+from macula_trio._pubsub.publisher import PublishReport
+from macula_trio._pubsub.service import PubSubService
+from macula_trio._pubsub.subscription import Subscription, WhenFull
 from macula_trio._routing.service import Router, RoutingSettings
 from macula_trio._rpc.callee import CallSettings
 from macula_trio._rpc.offer import Handler
@@ -159,7 +161,7 @@ class Node:
             buffer=config.subscription_buffer,
             may_publish=Allowance(config.may_publish),
         )
-        self._router = self._rpc.carrier = self._pubsub.carrier = Router(
+        self._router = self._rpc.carrier = self._pubsub.publisher.carrier = Router(
             own=credentials.node_id,
             transport=transport,
             closest=self._dht.closest,
@@ -307,7 +309,12 @@ class Node:
     # -- messages -----------------------------------------------------------------------------------------------------
 
     def subscribe(
-        self, topic: str, *, buffer: int | None = None, allow_routed: bool = False
+        self,
+        topic: str,
+        *,
+        buffer: int | None = None,
+        when_full: WhenFull = "drop_oldest",
+        allow_routed: bool = False,
     ) -> AbstractAsyncContextManager[Subscription]:
         """Receive the messages of a topic, or of all topics that match a pattern, for the length of the block.
 
@@ -318,24 +325,29 @@ class Node:
         Args:
           topic: dotted name.  Whole segments may be wildcards: ``*`` stands for one segment, ``**`` (or ``#``) for any
             number of them, none included: ``sensors.*.celsius``, ``sensors.**``.
-          buffer: messages that wait to be taken before the oldest is dropped and counted; the node's
-            ``subscription_buffer`` by default.
+          buffer: messages that wait to be taken; the node's ``subscription_buffer`` by default.
+          when_full: what happens when nobody takes them. ``"drop_oldest"``: the oldest is dropped and counted.
+            ``"block"``: as many of each publisher wait, and its `publish` waits until some were taken, at most 5
+            seconds; then that message is dropped and counted there. Publishers of v0.8 and messages that come through
+            other nodes cannot be held back: what does not fit is dropped and counted here. At most eight times
+            ``buffer`` wait, whoever publishes.
           allow_routed: publishers that cannot reach us directly may let the nodes that they know carry their messages,
             whose ``Message.publisher`` is then None; always so under `Trust.unverified`.
 
         Raises:
-          ValueError: not a valid topic or pattern, or this node has too many patterns with the same prefix.
+          ValueError: not a valid topic, pattern or policy, or this node has too many patterns with the same prefix.
         """
         self._require_open()
         allow_routed = allow_routed or self._party.trust.kind == "unverified"
-        return self._pubsub.subscribe(topic, buffer=buffer, allow_routed=allow_routed)
+        return self._pubsub.subscribe(topic, buffer=buffer, when_full=when_full, allow_routed=allow_routed)
 
     async def publish(
         self, topic: str, payload: object, *, headers: Mapping[str, str] | None = None, qos: int = 0
     ) -> PublishReport:
         """Send a message to every node that subscribes to a topic, by its name or by a pattern, ours included.
 
-        A node gets it once, however many of its subscriptions want it.
+        A node gets it once, however many of its subscriptions want it.  Waits for subscriptions that block and are
+        full, at most 5 seconds, and for one that nobody reads only once.
 
         Args:
           topic: dotted name.
@@ -353,12 +365,12 @@ class Node:
         if qos != 0:
             raise ValueError(f"qos: {qos!r} is not available yet; use 0")
         self._require_open()
-        return await self._pubsub.publish(topic, payload, headers=headers)
+        return await self._pubsub.publisher.publish(topic, payload, headers=headers)
 
     async def find_subscribers(self, topic: str) -> list[Contact]:
         """Ask the mesh who subscribes to a topic, by its name or by a pattern."""
         self._require_open()
-        return await self._pubsub.subscribers(topic)
+        return await self._pubsub.publisher.subscribers(topic)
 
     # -- the DHT ------------------------------------------------------------------------------------------------------
 
@@ -599,6 +611,7 @@ class Node:
             calls_running=self._rpc.callee.running,
             calls_forbidden=self._rpc.callee.forbidden,
             messages_forbidden=self._pubsub.forbidden,
+            messages_dropped=self._pubsub.publisher.dropped,
             envelopes_refused=self._router.refused,
             envelopes_forwarded=self._router.forwarded,
             clients=self._pubsub.clients.count,

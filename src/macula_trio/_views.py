@@ -68,6 +68,7 @@ class NodeStatistics:
       calls_running: handlers that run now.
       calls_forbidden: calls and casts refused because of who made them.
       messages_forbidden: dropped because of who published them.
+      messages_dropped: not sent to a subscriber, because its subscription blocks and nobody there took one in time.
       envelopes_refused: of calls and messages through other nodes, those that went too far or that nobody waits for,
         and those for others that could not go on.
       envelopes_forwarded: of those for others, how many went on; calls count when they are answered.
@@ -102,6 +103,7 @@ class NodeStatistics:
     calls_running: int
     calls_forbidden: int
     messages_forbidden: int
+    messages_dropped: int
     envelopes_refused: int
     envelopes_forwarded: int
     clients: int

@@ -48,7 +48,7 @@ MESSAGES: Final[tuple[Message, ...]] = (
     _PUBLISH,
     wire.Subscribe(topics=("a.*", "b"), qos=2),
     wire.Unsubscribe(topics=()),
-    wire.PubsubRoute(**_ROUTE, topic="a.b", payload=_PUBLISH, delivery_seq=1),
+    wire.PubsubRoute(**_ROUTE, topic="a.b", payload=_PUBLISH, delivery_seq=1, windows=(bytes(16),)),
     wire.Puback(message_id=ID, results={"a": "accepted"}),
     _CALL,
     wire.Reply(call_id=ID, error=wire.CallError(code="busy", message="later")),

@@ -18,7 +18,7 @@ from quic_tools import REALM, Recorder, connect_bare, open_endpoint
 import macula_trio as macula
 from macula_trio import Outcome
 from macula_trio._peer.window import WINDOW_BYTES
-from macula_trio._pubsub import clients, service
+from macula_trio._pubsub import clients, forwarding
 from macula_trio._util import parse_endpoint
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import FrameDecoder, encode_message
@@ -365,8 +365,8 @@ async def test_patterns_of_clients_and_of_the_node_itself_share_the_room_of_one_
 async def test_more_than_a_node_can_pass_on_is_dropped_and_told(
     autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "FORWARDS_MAX", 2)
-    monkeypatch.setattr(service, "PASSED_MAX", 5)
+    monkeypatch.setattr(forwarding, "FORWARDS_MAX", 2)
+    monkeypatch.setattr(forwarding, "PASSED_MAX", 5)
     network = SimNetwork()
     async with (
         open_mesh(2, network=network, config=UNVERIFIED) as (gateway, other),
@@ -384,7 +384,7 @@ async def test_more_than_a_node_can_pass_on_is_dropped_and_told(
             peer.say(attrs.evolve(PUBLISH, payload=b"%d" % number))
             await trio.sleep(0.1)
         assert [value for value, _, _ in await received(messages)] == [2, 3, 4]
-        assert len(gateway._pubsub._passed) == 5
+        assert len(gateway._pubsub._forwarding._passed) == 5
         for topic in ("t.*", "", "t..x"):
             peer.say(attrs.evolve(PUBLISH, topic=topic))
         await trio.sleep(0.1)

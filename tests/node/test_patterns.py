@@ -287,7 +287,7 @@ async def test_a_slow_lookup_of_patterns_delays_one_message_and_goes_on(autojump
         two.subscribe("a.*") as by_pattern,
     ):
         directory = SlowDirectory(publisher, "pattern:a")
-        publisher._pubsub._interest._directory = directory  # type: ignore[assignment]
+        publisher._pubsub.publisher._interest._directory = directory  # type: ignore[assignment]
         for _ in range(5):
             with trio.fail_after(interest.PATIENCE_S + 0.5):
                 assert list((await publisher.publish("a.b", 1)).outcomes) == [one.node_id]
@@ -305,7 +305,7 @@ async def test_publishers_of_many_topics_share_what_they_look_up(autojump_clock:
     async with open_mesh(3) as (_, publisher, subscriber), subscriber.subscribe("a.*") as messages:
         directory = SlowDirectory(publisher, "pattern:a")
         directory.gate.set()
-        publisher._pubsub._interest._directory = directory  # type: ignore[assignment]
+        publisher._pubsub.publisher._interest._directory = directory  # type: ignore[assignment]
         async with trio.open_nursery() as nursery:
             for number in range(20):
                 nursery.start_soon(publisher.publish, f"a.n{number}", number)
@@ -316,7 +316,7 @@ async def test_publishers_of_many_topics_share_what_they_look_up(autojump_clock:
 async def test_a_publisher_that_is_cancelled_leaves_its_lookup_to_the_others(autojump_clock: Clock) -> None:
     async with open_mesh(3) as (_, publisher, subscriber), subscriber.subscribe("a.*") as messages:
         directory = SlowDirectory(publisher, "pattern:a")
-        publisher._pubsub._interest._directory = directory  # type: ignore[assignment]
+        publisher._pubsub.publisher._interest._directory = directory  # type: ignore[assignment]
         async with trio.open_nursery() as nursery:
             with trio.move_on_after(0.2):
                 await publisher.publish("a.b", 1)
@@ -336,7 +336,7 @@ async def test_what_a_publisher_remembers_is_bounded(autojump_clock: Clock, monk
         subscriber.subscribe("b.*.long-name"),
         subscriber.subscribe("*.*") as everything,
     ):
-        known = publisher._pubsub._interest
+        known = publisher._pubsub.publisher._interest
         for number in range(40):
             await publisher.publish(f"a.n{number}", number)
             await publisher.publish(f"b.n{number}.long-name", number)
@@ -352,7 +352,7 @@ async def test_who_is_not_there_any_more_is_looked_up_again_at_once(autojump_clo
     config = macula.NodeConfig(realm="org.example.test", keepalive_s=1)
     async with open_mesh(3, network=network, config=config) as (_, publisher, subscriber), subscriber.subscribe("**"):
         assert (await publisher.publish("a.b", 1)).having(Outcome.QUEUED) == [subscriber.node_id]
-        known = publisher._pubsub._interest._known
+        known = publisher._pubsub.publisher._interest._known
         place = place_of("**", subscriber.node_id)
         gone.append(("10.0.0.3", 9443))
         await trio.sleep(10)  # virtual: the link has timed out
@@ -365,4 +365,4 @@ async def test_a_node_that_is_closed_says_so(autojump_clock: Clock) -> None:
     async with open_mesh(1) as (node,):
         pass
     with pytest.raises(trio.ClosedResourceError):
-        await node._pubsub.publish("a.b", 1, headers=None)
+        await node._pubsub.publisher.publish("a.b", 1, headers=None)

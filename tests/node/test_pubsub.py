@@ -7,7 +7,7 @@ import trio
 
 import macula_trio as macula
 from macula_trio import Outcome
-from macula_trio._pubsub import service as pubsub
+from macula_trio._pubsub import publisher as publishing
 from macula_trio.testing import SimNetwork, open_mesh
 
 Clock = trio.testing.MockClock
@@ -27,7 +27,7 @@ async def test_what_is_remembered_of_subscribers_is_bounded(
     autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their ids cost nothing; who is sent something is remembered in place of who was not for longest."""
-    monkeypatch.setattr(pubsub, "SEQUENCES_MAX", 2)  # the publisher's own count is one of them
+    monkeypatch.setattr(publishing, "SEQUENCES_MAX", 2)  # the publisher's own count is one of them
     async with (
         open_mesh(4) as (_, publisher, one, two),
         one.subscribe("a.b") as all_of_one,
@@ -36,7 +36,7 @@ async def test_what_is_remembered_of_subscribers_is_bounded(
     ):
         for topic in ("a.b", "a.b", "a.c", "a.b"):
             await publisher.publish(topic, topic)
-            assert len(publisher._pubsub._sequences) <= 2
+            assert len(publisher._pubsub.publisher._sequences) <= 2
         got = [(await all_of_one.receive()).sequence for _ in range(3)]
         assert got[:2] == [1, 2]
         assert (await all_of_two.receive()).sequence == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ from macula_trio._pubsub.adverts import (
     shard_of,
 )
 from macula_trio._pubsub.topics import is_pattern, matches, validate_pattern
+from macula_trio._pubsub.window import WINDOWS_PER_MESSAGE_MAX, advert_of, window_id
 from macula_trio._util import ENDPOINT_CHARS_MAX, NAME_BYTES_MAX
 
 VECTORS: Final = json.loads((Path(__file__).parents[1] / "vectors" / "topics.json").read_text(encoding="utf-8"))
@@ -180,6 +182,37 @@ def test_the_longest_list_fits_into_a_value_with_the_longest_of_everything_else(
     assert record.size <= VALUE_BYTES_MAX
 
 
+def test_patterns_and_windows_share_the_room_of_one_value() -> None:
+    """A value with as many windows as there may be, and with as long a list of patterns as then fits."""
+    patterns: list[str] = []
+    windows: list[bytes] = []
+    while len(patterns) < PATTERNS_MAX:
+        pattern = f"a.*.{len(patterns)}." + "x" * 20
+        require_room(patterns, pattern, windows=len(windows) + 1)
+        patterns.append(pattern)
+        windows.append(advert_of(pattern, 2**16))
+    with pytest.raises(ValueError, match="64 blocking subscriptions"):
+        require_room(patterns, patterns[0], windows=adverts.WINDOWS_MAX + 1)
+    long = ["a.*." + f"{number:02}" + "x" * (NAME_BYTES_MAX - 6) for number in range(11)]
+    fitting = (PATTERNS_BYTES_MAX - 11 * (NAME_BYTES_MAX + 3)) // (len(windows[0]) + 2)
+    require_room(long, long[0], windows=fitting)
+    with pytest.raises(ValueError, match="3072 bytes"):
+        require_room(long, long[0], windows=fitting + 1)
+    record = sign_record(
+        Identity.from_seed(bytes(32)),
+        realm="r" * NAME_BYTES_MAX,
+        key=bytes(32),
+        kind="subscriber",
+        endpoint="e" * ENDPOINT_CHARS_MAX,
+        metadata={"patterns": patterns, "windows": windows, "allow_routed": True},
+        seq=2**63 - 1,
+        expires_ms=2**63 - 1,
+    )
+    assert record.size <= VALUE_BYTES_MAX
+    (found,) = read_adverts("pattern:a", [advert({"patterns": [p.encode() for p in patterns], "windows": windows})])
+    assert found.windows == {window_id(pattern): 2**16 for pattern in patterns}
+
+
 # -- who is chosen ----------------------------------------------------------------------------------------------------
 
 
@@ -252,3 +285,53 @@ def test_a_node_says_that_it_takes_messages_through_others_and_a_stranger_may_sa
     assert routed(True) == {contact(1).node_id}
     for said in (None, False, 1, b"true", "True", []):
         assert routed(said) == frozenset()
+
+
+# -- windows ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pattern", ["a.b", "a.*"])
+def test_who_blocks_says_so_beside_what_older_readers_know(pattern: str) -> None:
+    without, metadata = metadata_of(pattern), metadata_of(pattern, window=advert_of(pattern, 7))
+    assert metadata == without | {"windows": [advert_of(pattern, 7)]}
+
+
+def windows_of(*places: Sequence[Found], topic: str = "a.b") -> dict[int, dict[bytes, int]]:
+    choice = choose(topic, places)
+    assert choice.windows.keys() <= {each.node_id for each in choice.contacts}
+    return {int.from_bytes(node_id, "big"): dict(windows) for node_id, windows in choice.windows.items()}
+
+
+def test_all_subscriptions_of_a_node_that_want_a_topic_and_block_are_found_wherever_they_lie() -> None:
+    exact, star, deep, other = (window_id(pattern) for pattern in ("a.b", "a.*", "a.**", "a.*.c"))
+    one = [Found(contact(1), ("a.b",), windows={exact: 3})]
+    two = [
+        Found(contact(2), ("a.*.c", "a.*"), windows={star: 2, other: 1}),
+        Found(contact(1), ("a.*", "a.*.c", "a.**"), windows={deep: 5, other: 4}),
+        Found(contact(3), ("a.*",)),
+    ]
+    assert windows_of(one, two) == {1: {exact: 3, deep: 5}, 2: {star: 2}}
+    assert windows_of(two, one) == {1: {exact: 3, deep: 5}, 2: {star: 2}}
+
+
+def test_no_message_is_counted_in_more_windows_than_it_can_name() -> None:
+    patterns = tuple(f"a.{'**.' * number}*" for number in range(40))
+    found = Found(contact(1), patterns, windows={window_id(pattern): 1 for pattern in patterns})
+    assert list(windows_of([found])[1]) == [window_id(pattern) for pattern in patterns[:WINDOWS_PER_MESSAGE_MAX]]
+
+
+def test_who_has_windows_takes_no_more_than_its_share() -> None:
+    patterns = ("a.*",) + ("a.**",) * 9
+    crowd = [Found(contact(number), patterns, windows={window_id("a.**"): 1}) for number in range(10)]
+    choice = choose("a.b", [crowd], segments_max=20)
+    assert (len(choice.contacts), choice.windows, choice.unread) == (10, {}, 0)
+
+
+@given(JUNK)
+def test_whatever_a_stranger_writes_for_its_windows_is_harmless(junk: object) -> None:
+    for listed in (junk, [junk]):
+        (found,) = read_adverts("a.b", [advert({"windows": listed})])
+        assert all(1 <= size <= 2**16 for size in found.windows.values())
+    assert read_adverts("a.b", [advert({"windows": [advert_of(str(n), 1) for n in range(99)]})])[0].windows == {
+        window_id(str(number)): 1 for number in range(adverts.WINDOWS_MAX)
+    }

@@ -271,6 +271,7 @@ TELLINGS: Final[Mapping[str, Telling]] = {
     "rpc.route_refused": Telling(words=_said("refused a forwarded {}: {}", "payload_type", "reason"), by=("reason",)),
     "pubsub.published": Telling(words=_published, by=("topic",)),
     "pubsub.delivered": Telling(words=_delivered, by=("topic", "outcome")),
+    "pubsub.dropped": Telling(words=_said("waited in vain to send {} to {}", "topic", "subscriber"), by=("topic",)),
     "pubsub.refused": Telling(words=_said("refused a message on {}: {}", "topic", "reason"), by=("topic",)),
     "pubsub.forbidden": Telling(words=_said("did not let {} publish on {}", "publisher", "topic"), by=("topic",)),
     "pubsub.client_subscribed": Telling(words=_said("lets {} subscribe to {}", "host", "pattern"), by=("pattern",)),

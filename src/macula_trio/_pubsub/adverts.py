@@ -18,6 +18,7 @@ import attrs
 
 from macula_trio._ids import Advert, Contact, NodeId, dht_key
 from macula_trio._pubsub.topics import Matcher, is_pattern, validate_pattern
+from macula_trio._pubsub.window import ADVERT_BYTES, WINDOWS_PER_MESSAGE_MAX, read_windows, window_id
 from macula_trio._routing.routes import ROUTED, takes_routed
 
 PREFIX_SEGMENTS_MAX: Final = 4  # a publisher looks once under every prefix of its topic
@@ -27,11 +28,14 @@ PATTERNS_MAX: Final = 64  # in one value; metadata may have 256 elements
 # than 900 with the longest realm and endpoint.
 PATTERNS_BYTES_MAX: Final = 3072
 PATTERN_OVERHEAD_BYTES: Final = 3
+WINDOWS_MAX: Final = 64  # of subscriptions that block in one value; they share its bytes with the patterns
+WINDOW_BYTES: Final = ADVERT_BYTES + 2
 # Segments that are compared for one topic after its subscribers were looked up: a thousand nodes with 64 patterns of
 # four segments each, some 30 ms of work.
 SEGMENTS_MAX: Final = 262_144
 
 _METADATA_KEY: Final = "patterns"
+_WINDOWS_KEY: Final = "windows"
 _CONTEXT: Final = "pattern:"
 _SHARD_MARK: Final = "#"  # is no segment of any prefix
 
@@ -99,22 +103,42 @@ def key_of(place: Place) -> bytes:
 # -- what a node attaches -------------------------------------------------------------------------------------------
 
 
-def metadata_of(pattern: str, *, allow_routed: bool = False) -> dict[str, object]:
-    """What the advert of a subscription says; lists of several subscriptions in one place are joined."""
-    patterns: dict[str, object] = {_METADATA_KEY: [pattern]} if is_pattern(pattern) else {}
-    return {**patterns, ROUTED: True} if allow_routed else patterns
+def metadata_of(pattern: str, *, allow_routed: bool = False, window: bytes | None = None) -> dict[str, object]:
+    """What the advert of a subscription says; lists of several subscriptions in one place are joined.
+
+    Args:
+      pattern: or a topic.
+      allow_routed: it takes messages that come through other nodes.
+      window: as `macula_trio._pubsub.window.advert_of` has it, when it blocks.
+    """
+    metadata: dict[str, object] = {_METADATA_KEY: [pattern]} if is_pattern(pattern) else {}
+    if allow_routed:
+        metadata[ROUTED] = True
+    if window is not None:
+        metadata[_WINDOWS_KEY] = [window]
+    return metadata
 
 
-def require_room(patterns: Iterable[str], pattern: str) -> None:
+def require_room(patterns: Iterable[str], pattern: str, *, windows: int = 0) -> None:
     """Check that a pattern fits into one value with those that are there.
+
+    Args:
+      patterns: those that are there.
+      pattern: one more, or one of them; or a topic, beside which there are none.
+      windows: how many lie there then.
 
     Raises:
       ValueError: one line that says what to do instead.
     """
     together = {*patterns, pattern}
-    size = sum(len(each) + PATTERN_OVERHEAD_BYTES for each in together)
-    if len(together) <= PATTERNS_MAX and size <= PATTERNS_BYTES_MAX:
+    size = sum(len(each) + PATTERN_OVERHEAD_BYTES for each in together) + windows * WINDOW_BYTES
+    if len(together) <= PATTERNS_MAX and windows <= WINDOWS_MAX and size <= PATTERNS_BYTES_MAX:
         return
+    if windows > WINDOWS_MAX:
+        raise ValueError(
+            f"{pattern!r}: this node has {WINDOWS_MAX} blocking subscriptions in one value of the DHT already, and no "
+            "more fit; those to the same pattern count once if their buffers are the same"
+        )
     prefix = prefix_of(pattern)
     among = f"with the prefix {prefix!r}" if prefix else "that begin with a wildcard"
     raise ValueError(
@@ -134,11 +158,13 @@ class Found:
       contact: the node.
       patterns: what it wants of what is published there.
       takes_routed: whether it takes messages that come through other nodes.
+      windows: of those patterns that block, messages by `macula_trio._pubsub.window.window_id`.
     """
 
     contact: Contact
     patterns: tuple[str, ...]
     takes_routed: bool = False
+    windows: Mapping[bytes, int] = attrs.field(factory=dict)
 
     @property
     def size(self) -> int:
@@ -152,12 +178,18 @@ def read_adverts(place: Place, adverts: Iterable[Advert]) -> tuple[Found, ...]:
     Whoever is found under a topic wants the topic, whatever else its advert says.
     """
     if not is_of_patterns(place):
-        return tuple(Found(advert.contact, (place,), takes_routed(advert)) for advert in adverts)
+        return tuple(_found(advert, (place,)) for advert in adverts)
     return tuple(
-        Found(advert.contact, patterns, takes_routed(advert))
+        _found(advert, patterns)
         for advert in adverts
         if (patterns := tuple(_patterns_in(place, advert.contact.node_id, advert.metadata)))
     )
+
+
+def _found(advert: Advert, patterns: tuple[str, ...]) -> Found:
+    listed = advert.metadata.get(_WINDOWS_KEY)
+    windows = read_windows(listed[:WINDOWS_MAX]) if isinstance(listed, (list, tuple)) else {}
+    return Found(advert.contact, patterns, takes_routed(advert), windows)
 
 
 def _patterns_in(place: Place, owner: NodeId, metadata: Mapping[str, object]) -> Iterator[str]:
@@ -184,11 +216,13 @@ class Choice:
       contacts: each node once, in the order in which they were found.
       routed: those of them that take messages through other nodes.
       unread: patterns that were not compared, because there were too many.
+      windows: of those nodes that have a subscription to the topic that blocks, messages by window.
     """
 
     contacts: tuple[Contact, ...]
     routed: frozenset[NodeId]
     unread: int
+    windows: Mapping[NodeId, Mapping[bytes, int]] = attrs.field(factory=dict)
 
 
 def choose(topic: str, places: Sequence[Sequence[Found]], *, segments_max: int = SEGMENTS_MAX) -> Choice:
@@ -206,19 +240,31 @@ def choose(topic: str, places: Sequence[Sequence[Found]], *, segments_max: int =
     matcher = Matcher(topic)
     contacts: dict[NodeId, Contact] = {}
     routed: set[NodeId] = set()
+    windows: dict[NodeId, dict[bytes, int]] = {}
     unread = 0
     for found in (each for place in places for each in place):
-        if found.contact.node_id in contacts:
-            continue
-        left = share
+        node_id, left = found.contact.node_id, share
         for index, pattern in enumerate(found.patterns):
+            if node_id in contacts and not found.windows:
+                break  # one pattern is enough, unless others of them block
             left -= pattern.count(".") + 1
             if index and left < 0:
-                unread += len(found.patterns) - index
+                unread += (len(found.patterns) - index) * (node_id not in contacts)
                 break
             if matcher.wanted_by(pattern):
-                contacts[found.contact.node_id] = found.contact
-                if found.takes_routed:
-                    routed.add(found.contact.node_id)
-                break
-    return Choice(tuple(contacts.values()), frozenset(routed), unread)
+                if node_id not in contacts:
+                    contacts[node_id] = found.contact
+                    if found.takes_routed:
+                        routed.add(node_id)
+                _note_window(windows, found, pattern)
+    return Choice(tuple(contacts.values()), frozenset(routed), unread, windows)
+
+
+def _note_window(windows: dict[NodeId, dict[bytes, int]], found: Found, pattern: str) -> None:
+    if not found.windows:
+        return
+    identifier = window_id(pattern)
+    size = found.windows.get(identifier)
+    known = windows.get(found.contact.node_id, {})
+    if size is not None and len(known) < WINDOWS_PER_MESSAGE_MAX:
+        windows[found.contact.node_id] = {**known, identifier: size}

@@ -18,7 +18,7 @@ from macula_trio._background import Background
 from macula_trio._events import EventBus
 from macula_trio._ids import NodeId, hex_or_none
 from macula_trio._peer.handshake import MSGPACK
-from macula_trio._pubsub.adverts import key_of, metadata_of, place_of, require_room
+from macula_trio._pubsub.adverts import Place, key_of, metadata_of, place_of, require_room
 from macula_trio._pubsub.index import PatternIndex
 from macula_trio._pubsub.outgoing import as_in_v08, in_json
 from macula_trio._pubsub.topics import is_pattern, validate_pattern
@@ -60,6 +60,7 @@ class Clients:
       background: takes one task for each pattern.
       events: told of everything that comes to nothing.
       beside: the patterns of this node's own that share a value of the DHT with one.
+      windows_in: how many windows of this node's own subscriptions lie in a place.
     """
 
     def __init__(
@@ -71,12 +72,14 @@ class Clients:
         background: Background,
         events: EventBus,
         beside: Callable[[str], Iterable[str]],
+        windows_in: Callable[[Place], int],
     ) -> None:
         self._own = own
         self._directory = directory
         self._background = background
         self._events = events
         self._beside = beside
+        self._windows_in = windows_in
         self._clients: dict[Link, _Client] = {}
         self._index = PatternIndex[_Wish]()
         self._kept: dict[str, trio.CancelScope] = {}
@@ -146,7 +149,8 @@ class Clients:
         if len(self._kept) >= PATTERNS_MAX:
             raise ValueError(f"all clients together have {PATTERNS_MAX} patterns already")
         if is_pattern(pattern):
-            require_room([*self._beside(pattern), *self._index.beside(pattern)], pattern)
+            windows = self._windows_in(place_of(pattern, self._own))
+            require_room([*self._beside(pattern), *self._index.beside(pattern)], pattern, windows=windows)
 
     def _welcome(self, link: Link) -> _Client:
         client = self._clients[link] = _Client(link)

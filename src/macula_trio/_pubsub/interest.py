@@ -7,7 +7,7 @@ same one, and whoever waits may be cancelled.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from math import inf
 from typing import Final
@@ -109,6 +109,11 @@ class Interest:
         """Whether a node that was found last takes messages through other nodes."""
         chosen = self._chosen.get(topic)
         return chosen is not None and node_id in chosen.choice.routed
+
+    def windows(self, topic: str, node_id: NodeId) -> Mapping[bytes, int]:
+        """The windows of subscriptions of a node that was found last, and that block; messages by id."""
+        chosen = self._chosen.get(topic)
+        return {} if chosen is None else chosen.choice.windows.get(node_id, {})
 
     async def ask(self, topic: str) -> tuple[Contact, ...]:
         """The same, looked up anew and to the end, by us ourselves."""

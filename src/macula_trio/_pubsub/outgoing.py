@@ -6,7 +6,7 @@ Sans-IO.
 from __future__ import annotations
 
 import hashlib
-from typing import Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias
 
 import attrs
 
@@ -62,6 +62,8 @@ class Outgoing:
       source: whom envelopes name as its publisher; None for ourselves.
     """
 
+    may_wait: ClassVar[bool] = True  # for subscriptions that block: whoever publishes it waits, too
+
     topic: str
     payload: object
     message_id: bytes
@@ -97,6 +99,8 @@ class Passing:
       source: the proven id of the client, or `NOBODY`.
     """
 
+    may_wait: ClassVar[bool] = False  # nobody can slow the client down
+
     message: wire.Publish
     source: NodeId
 
@@ -104,6 +108,11 @@ class Passing:
     def topic(self) -> str:
         """Of the message."""
         return self.message.topic
+
+    @property
+    def message_id(self) -> bytes:
+        """16 bytes."""
+        return self.message.message_id
 
     def encoded(self, content_type: str) -> wire.Publish:
         """The message for a node that reads ``content_type``.

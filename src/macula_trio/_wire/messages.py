@@ -141,7 +141,11 @@ class Unsubscribe(Message):
 
 @attrs.frozen(kw_only=True)
 class PubsubRoute(Message):
-    """A PUBLISH on its way to one subscriber node; ``delivery_seq`` counts what its publisher sent there, from 1."""
+    """A PUBLISH on its way to one subscriber node; ``delivery_seq`` counts what its publisher sent there, from 1.
+
+    ``windows`` says in which windows of subscriptions that block it is counted: 8 bytes of id, and its number there as
+    big-endian uint64.
+    """
 
     destination_node_id: NodeKey
     source_node_id: NodeKey
@@ -150,6 +154,7 @@ class PubsubRoute(Message):
     topic: Text
     payload: Annotated[Publish, struct(Publish)]
     delivery_seq: Count | None = None
+    windows: Blobs | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -244,7 +249,7 @@ class Item(Message):
 
 @attrs.frozen(kw_only=True)
 class Credit(Message):
-    """The reader has taken this much more: ``scope`` says of what, ``id`` of which."""
+    """The reader has taken this much by now: ``scope`` says of what, ``id`` of which."""
 
     scope: Text
     id: Blob

@@ -74,9 +74,9 @@ BROAD: Final = {"Exception", "BaseException"}
 ONLY_IN: Final = {
     "aioquic": ("_net/credit.py", "_net/quic.py", "testing/_determinism.py"),
     "msgpack": ("_wire/codec.py",),
-    **dict.fromkeys(CHANCE, ("_node.py", "testing/*")),
+    **dict.fromkeys(CHANCE, ("_chance.py", "testing/*")),
     # The datagram network is where a node gets the wall clock from; the real one reads it.
-    **dict.fromkeys(WALL_CLOCKS, ("_net/udp.py", "_node.py", "testing/*")),
+    **dict.fromkeys(WALL_CLOCKS, ("_net/udp.py", "testing/*")),
     # The import system hides from this test what it brings; the plugin may name modules at run time.
     **dict.fromkeys(["__import__", "builtins.__import__", "importlib.import_module"], ("testing/*",)),
 }
@@ -337,10 +337,10 @@ PLANTED: Final = [
     ("_net/quic.py", "def f(quic):\n    return quic._streams", "private part of aioquic"),
     ("_node.py", "from macula_trio._wire.frame import _HEADER", "private to _wire/frame.py"),
     ("testing/network.py", "from macula_trio import _secret", "private to __init__.py"),
-    ("_peer/link.py", "import random", "belongs to _node.py"),
-    ("_peer/link.py", "import os\nos.urandom(16)", "belongs to _node.py"),
-    ("_peer/link.py", "from os import urandom as entropy", "belongs to _node.py"),
-    ("_rpc/service.py", "from uuid import uuid4", "belongs to _node.py"),
+    ("_peer/link.py", "import random", "belongs to _chance.py"),
+    ("_peer/link.py", "import os\nos.urandom(16)", "belongs to _chance.py"),
+    ("_peer/link.py", "from os import urandom as entropy", "belongs to _chance.py"),
+    ("_rpc/service.py", "from uuid import uuid4", "belongs to _chance.py"),
     ("_rpc/service.py", "import time\ntime.time()", "belongs to _net/udp.py"),
     ("_rpc/service.py", "from time import time_ns", "belongs to _net/udp.py"),
     ("_identity/files.py", "import datetime as dt\ndt.datetime.now(dt.UTC)", "belongs to _net/udp.py"),
@@ -373,7 +373,7 @@ ALLOWED: Final = [
     ("_wire/codec.py", "import msgpack"),
     ("_net/quic.py", "import aioquic\nimport trio\ntry:\n    f()\nexcept Exception:\n    pass"),
     ("_net/udp.py", "import time\ntime.time_ns()\ntime.perf_counter()"),
-    ("_node.py", "import random, os\nos.urandom(16)"),
+    ("_chance.py", "import random, os\nos.urandom(16)"),
     ("_background.py", "try:\n    f()\nexcept BaseException:\n    raise"),
     ("_peer/link.py", "import os\nos.path.join\nimport time\ntime.monotonic()"),
     ("_rpc/callee.py", "try:\n    f()\nexcept Exception:\n    pass"),

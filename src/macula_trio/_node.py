@@ -15,6 +15,7 @@ from macula_trio._authorisation import Allowance, read_rule
 from macula_trio._composition import Services
 from macula_trio._config import NodeConfig, Role
 from macula_trio._dht.owner import StoreReport
+from macula_trio._drain import Drain, Stage
 from macula_trio._health import HealthReport
 from macula_trio._identity.keys import Credentials
 from macula_trio._identity.record import Kind, Record
@@ -36,7 +37,7 @@ from macula_trio.errors import PeerUnavailable, no_answer
 class Node:
     """A member of the mesh; made by `open_node`, alive for its block."""
 
-    def __init__(self, config: NodeConfig, services: Services, quic: QuicEndpoint) -> None:
+    def __init__(self, config: NodeConfig, services: Services, quic: QuicEndpoint, drain: Drain) -> None:
         self._config = config
         self._quic = quic
         self._events = services.events
@@ -58,7 +59,7 @@ class Node:
             events=services.events,
             wall_clock_ms=services.wall_clock_ms,
         )
-        self._is_open = False
+        self._drain = drain
         self._event_streams: list[EventStream] = []
 
     # -- who we are -------------------------------------------------------------------------------------------------
@@ -126,8 +127,9 @@ class Node:
         Raises:
           AlreadyAdvertised: this node has a handler for it.
           ValueError: not a valid name, or ``allow`` is none of these.
+          trio.ClosedResourceError: the node is draining, or has left.
         """
-        self._require_open()
+        self._require_taking()
         allowance = Allowance[()](read_rule(allow, what="allow"))
         return self._rpc.advertise(
             procedure, handler, metadata=metadata or {}, allowance=allowance, allow_routed=allow_routed
@@ -163,8 +165,12 @@ class Node:
           LocalProtocolError: the arguments cannot be encoded.
           RemoteProtocolError: the reply cannot be decoded.
           ValueError: not a valid name, or not a known way to select.
+          trio.ClosedResourceError: the node has left; or it is draining, and no handler of its own makes the call.
         """
-        self._require_open()
+        if self._rpc.callee.handlers.include_this_task():
+            self._require_open()
+        else:
+            self._require_taking()
         return await self._rpc.call(procedure, args, headers=headers, select=select, idempotent=idempotent)
 
     async def find_providers(self, procedure: str) -> list[Contact]:
@@ -194,8 +200,9 @@ class Node:
 
         Raises:
           ValueError: not a valid topic or pattern, or this node has too many patterns with the same prefix.
+          trio.ClosedResourceError: the node is draining, or has left.
         """
-        self._require_open()
+        self._require_taking()
         allow_routed = allow_routed or self._party.trust.kind == "unverified"
         return self._pubsub.subscribe(topic, buffer=buffer, allow_routed=allow_routed)
 
@@ -371,8 +378,38 @@ class Node:
 
     @property
     def is_ready(self) -> bool:
-        """Whether others may be sent here: we know another node now, or have none to ask, and are not closing."""
-        return self._is_open and (not self._config.bootstrap or bool(self._dht.known_nodes()))
+        """Whether others may be sent here: we know another node now, or have none to ask, and are not draining."""
+        is_member = not self._config.bootstrap or bool(self._dht.known_nodes())
+        return is_member and self._drain.stage is Stage.OPEN
+
+    async def drain(self, deadline_s: float | None = None) -> None:
+        """End the work of this node in peace, and leave the mesh.
+
+        What it advertises is withdrawn.  It answers new calls with ``draining``, so that their callers go to other
+        providers, while messages still reach the subscriptions here.  The values that it holds for others go to nodes
+        that stay.  Handlers that run may finish, and make the calls that they need; what is left of them at the
+        deadline is cancelled, which their callers are told.  At last every peer hears that the node leaves, and no
+        task and no connection is left.
+
+        `is_ready` is False from the beginning, and there is no way back.  `advertise`, `subscribe` and calls that no
+        handler makes raise `trio.ClosedResourceError` at once, and all that would talk to others does so afterwards.
+        Subscriptions and `events` end when what was there is taken.
+
+        Whoever drains a node that is being drained waits for the end of that.  Cancelled, the one who drains has no
+        more patience: handlers are cancelled, and withdrawals and goodbyes leave within ``close_deadline_s``.
+
+        Args:
+          deadline_s: for all this, in seconds; ``drain_deadline_s`` by default.
+
+        Raises:
+          ValueError: not a number, or below 0.
+          RuntimeError: a handler of this node would wait for its own end; let it set an event for whoever drains.
+        """
+        patience_s = self._config.drain_deadline_s if deadline_s is None else deadline_s
+        if not patience_s >= 0:
+            raise ValueError(f"deadline_s: {patience_s!r} is not a number from 0 on")
+        await self._drain.run(patience_s)
+        self._end_events()
 
     async def check_health(self) -> HealthReport:
         """Call ourselves through our own socket, and report whether the answer came.
@@ -410,6 +447,7 @@ class Node:
             stored_values=len(self._dht.stored_values()),
             calls_running=self._rpc.callee.running,
             calls_forbidden=self._rpc.callee.forbidden,
+            calls_turned_away=self._rpc.callee.turned_away,
             messages_forbidden=self._pubsub.forbidden,
             envelopes_refused=self._router.refused,
             envelopes_forwarded=self._router.forwarded,
@@ -418,8 +456,14 @@ class Node:
         )
 
     def _require_open(self) -> None:
-        if not self._is_open:
-            raise trio.ClosedResourceError("the block of this node was left")
+        if self._drain.stage is Stage.LEFT:
+            raise trio.ClosedResourceError("this node has left the mesh: it was drained, or its block was left")
+
+    def _require_taking(self) -> None:
+        """Refuse to begin what a node that drains would not finish."""
+        self._require_open()
+        if self._drain.stage is Stage.DRAINING:
+            raise trio.ClosedResourceError("this node is draining: only the handlers that run may still call")
 
     async def _join(self) -> None:
         required, deadline_s = self._config.require_bootstrap, self._config.join_deadline_s
@@ -433,9 +477,7 @@ class Node:
             raise PeerUnavailable("; ".join(failures)) if failures else no_answer(bootstraps, deadline_s)
         self._events.emit("node.join_delayed", bootstrap=bootstraps)
 
-    def _say_goodbye(self) -> None:
-        self._is_open = False
-        self._registry.leave()
+    def _end_events(self) -> None:
         for stream in self._event_streams:
             stream.end()
 

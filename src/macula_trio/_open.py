@@ -15,6 +15,7 @@ from macula_trio._background import hidden_nursery, open_service_nursery
 from macula_trio._chance import new_identity, random_bytes
 from macula_trio._composition import Services
 from macula_trio._config import NodeConfig
+from macula_trio._drain import Drain
 from macula_trio._events import Listener
 from macula_trio._identity.files import Identity
 from macula_trio._identity.trust_file import load_trust
@@ -41,8 +42,9 @@ async def open_node(
     """Be a member of the mesh for the length of the block.
 
     Entering returns once the node has joined, or after ``join_deadline_s``, when it goes on trying behind the scenes.
-    Leaving withdraws what was advertised and says goodbye to the peers, for at most ``close_deadline_s``, also when
-    being cancelled; no task and no socket is left.  An exception of the body arrives as it is.
+    Leaving drains the node for at most ``close_deadline_s`` (see `Node.drain`).  Left by an exception, or cancelled, it
+    has less patience: handlers that run are cancelled at once, and only withdrawals and goodbyes have that time.  No
+    task and no socket is left.  An exception of the body arrives as it is.
 
     Args:
       config: how to behave.
@@ -82,9 +84,11 @@ async def open_node(
             random_bytes=random_bytes,
             admission=Admission(is_welcome=services.registry.is_welcome),
         )
-        node = Node(config, services, quic)
+        ended = trio.Event()
         with hidden_nursery() as hidden:
-            async with open_service_nursery() as nursery:
+            async with open_service_nursery(ended) as nursery:
+                drain = Drain(services, nursery=nursery, ended=ended, close_deadline_s=config.close_deadline_s)
+                node = Node(config, services, quic, drain)
                 await nursery.start(quic.serve)
                 await nursery.start(partial(services.registry.serve, quic))
                 if config.advertise is None and is_unspecified(hosts[0]):
@@ -93,14 +97,14 @@ async def open_node(
                 await nursery.start(services.rpc.serve)
                 await nursery.start(services.dht.serve)
                 nursery.start_soon(node._upkeep.watch_certificate, name="watch our certificate")
-                node._is_open = True
+                is_in_peace = False
                 try:
                     with hidden.body():
                         await node._join()
                         yield node
+                        is_in_peace = True
                 finally:
-                    with trio.move_on_after(config.close_deadline_s, shield=True):
-                        await services.dht.wait_withdrawn()
-                    node._say_goodbye()
+                    await drain.leave(patiently=is_in_peace)  # noqa: ASYNC102  # shields itself, and has deadlines
+                    node._end_events()
     finally:
         socket.close()

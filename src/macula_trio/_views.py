@@ -55,6 +55,7 @@ class NodeStatistics:
       stored_values: DHT values held for others and for ourselves.
       calls_running: handlers that run now.
       calls_forbidden: calls and casts refused because of who made them.
+      calls_turned_away: calls and casts refused because the node was draining.
       messages_forbidden: dropped because of who published them.
       envelopes_refused: of calls and messages through other nodes, those that went too far or that nobody waits for,
         and those for others that could not go on.
@@ -79,6 +80,7 @@ class NodeStatistics:
     stored_values: int
     calls_running: int
     calls_forbidden: int
+    calls_turned_away: int
     messages_forbidden: int
     envelopes_refused: int
     envelopes_forwarded: int

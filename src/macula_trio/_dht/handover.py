@@ -1,4 +1,8 @@
-"""Values for nodes that come closer: who enters among the replicas of a key is sent what we hold under it (DESIGN 8).
+"""Values for nodes that become responsible for them (DESIGN 8).
+
+Who enters among the replicas of a key is sent what we hold under it.  When we leave, the node that takes our place
+among them is sent it, and the one nearest to the key, which readers ask first: we may have been the only one to hold
+it.  To ask them what they lack would cost as much as to send it.
 
 A value goes on as its owner signed it, so it ends when it would have; and what might never end is not passed on
 (`macula_trio._dht.storage.may_pass_on`).  What is left out here, the next reader repairs.
@@ -16,7 +20,7 @@ from macula_trio._dht.client import QUERY_ERRORS, DhtClient
 from macula_trio._dht.storage import ValueStore, may_pass_on
 from macula_trio._dht.table import RoutingTable
 from macula_trio._identity.record import Record
-from macula_trio._ids import Contact, NodeId
+from macula_trio._ids import Contact, NodeId, distance
 
 NEWCOMERS_MAX: Final = 16  # served at once, each by one STORE after the other: it has its own work to do
 WAITING_MAX: Final = 1024  # newcomers that are served or wait for their turn
@@ -26,12 +30,14 @@ KEYS_PER_STEP: Final = 32  # looked through before others get their turn: a mill
 # again takes a handshake.
 SERVED_PAUSE_S: Final = 60.0
 SERVED_MAX: Final = 4096  # nodes of which that is remembered; who was served first is forgotten first
+GIVEN_AT_ONCE: Final = 32  # values that are sent when we leave: a thousand of them take a few dozen round trips
 
 
 class HandOver:
-    """Sends newcomers their values.
+    """Sends newcomers their values, and when we leave all values to those who stay.
 
     Args:
+      own: our id.
       client: reaches them.
       table: who is near to what.
       store: what we hold.
@@ -42,12 +48,14 @@ class HandOver:
     def __init__(
         self,
         *,
+        own: NodeId,
         client: DhtClient,
         table: RoutingTable,
         store: ValueStore[Record],
         wall_clock_ms: Callable[[], int],
         background: Background,
     ) -> None:
+        self._own = own
         self._client = client
         self._table = table
         self._store = store
@@ -104,3 +112,46 @@ class HandOver:
         now_ms = self._wall_clock_ms()
         records, _ = self._store.get(key, now_ms)
         return [record for record in records if may_pass_on(record, now_ms)]
+
+    # -- when we leave -------------------------------------------------------------------------------------------------
+
+    async def give_all(self) -> None:
+        """Send every value to those who become responsible for it; whoever does not answer is asked no more."""
+        deaf: set[NodeId] = set()
+        send, receive = trio.open_memory_channel[tuple[Contact, Record]](0)
+        keys = self._store.keys()
+        async with trio.open_nursery() as nursery, send, receive:
+            for _ in range(min(GIVEN_AT_ONCE, len(keys))):
+                nursery.start_soon(self._give, receive.clone(), deaf, name="hand over values")
+            for key in keys:
+                await trio.lowlevel.checkpoint()
+                if worth := self._worth_giving(key):
+                    for heir in self._heirs(key):
+                        for record in worth:
+                            await send.send((heir, record))
+
+    async def _give(self, receive: trio.MemoryReceiveChannel[tuple[Contact, Record]], deaf: set[NodeId]) -> None:
+        async with receive:
+            async for heir, record in receive:
+                if heir.node_id in deaf:
+                    continue
+                try:
+                    reply = await self._client.put_at(heir, record)
+                except QUERY_ERRORS:
+                    deaf.add(heir.node_id)
+                else:
+                    if reply.reason == "rate":
+                        deaf.add(heir.node_id)
+
+    def _heirs(self, key: bytes) -> list[Contact]:
+        """The nearest of those who stay, and who is the last replica without us if that is somebody else."""
+        others = self._table.closest(key)
+        if not others:
+            return []
+        nearest, last = others[0], others[-1]
+        takes_our_place = distance(self._own, key) < distance(last.node_id, key)
+        return [nearest, last] if takes_our_place and last != nearest else [nearest]
+
+    def _worth_giving(self, key: bytes) -> list[Record]:
+        """What is not ours, which we have withdrawn ourselves, and is not withdrawn, as all others know as well."""
+        return [r for r in self._worth_passing_on(key) if not r.withdrawn and r.node_id != self._own]

@@ -116,7 +116,7 @@ class SubscriptionStatistics:
 class Subscription:
     """Messages of one topic, or of all that match a pattern, in the order of arrival.
 
-    An async iterator; made by `Node.subscribe`.
+    An async iterator, which ends when the node was drained; made by `Node.subscribe`.
 
     Attributes:
       topic: the topic or the pattern, as given to `Node.subscribe`.
@@ -133,15 +133,22 @@ class Subscription:
         """Wait for the next message.
 
         Raises:
-          trio.ClosedResourceError: the subscription's block was left.
+          trio.ClosedResourceError: the subscription's block was left; or the node was drained, and everything that
+            came before was taken.
         """
-        return await self._receive.receive()
+        try:
+            return await self._receive.receive()
+        except trio.EndOfChannel:
+            raise trio.ClosedResourceError("the node was drained; no more messages will come") from None
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Message:
-        return await self.receive()
+        try:
+            return await self._receive.receive()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
 
     def statistics(self) -> SubscriptionStatistics:
         """Counts so far."""
@@ -159,6 +166,10 @@ class Subscription:
             self._send.send_nowait(message)
             return False
         return True
+
+    def _end(self) -> None:
+        """No more will come; what is there can still be taken."""
+        self._send.close()
 
     def _close(self) -> None:
         self._send.close()
@@ -207,6 +218,7 @@ class PubSubService:
         self._published = self._subscribed = 0
         self._sequences: dict[NodeId, int] = {}
         self._subscriptions = PatternIndex[Subscription]()
+        self._open: dict[Subscription, None] = {}
         self._background = background
         self._interest = Interest(directory=directory, background=self._background, events=events)
         self.clients = Clients(
@@ -241,13 +253,20 @@ class PubSubService:
         self._subscribed += 1
         subscription = Subscription(topic, self._buffer if buffer is None else buffer, number=self._subscribed)
         self._subscriptions.add(topic, subscription)
+        self._open[subscription] = None
         try:
             key = key_of(place_of(topic, self._own))
             async with self._directory.advertised(key, "subscriber", metadata_of(topic, allow_routed=allow_routed)):
                 yield subscription
         finally:
             self._subscriptions.remove(topic, subscription)
+            del self._open[subscription]
             subscription._close()
+
+    def end(self) -> None:
+        """The node has left: nothing more comes to any subscription."""
+        for subscription in self._open:
+            subscription._end()
 
     def take_route(self, link: Link, route: wire.PubsubRoute) -> None:
         """Open an envelope that is for us."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from math import inf
 
 import attrs
 import pytest
@@ -85,6 +86,65 @@ async def a_node_on_a_small_path(network: SimNetwork, nodes: list[macula.Node]) 
         yield node
 
 
+@attrs.define
+class Handler:
+    """Takes its time, and tells when it begins."""
+
+    seconds: float
+    began: trio.Event = attrs.field(factory=trio.Event)
+
+    async def __call__(self, call: macula.Call) -> object:
+        self.began.set()
+        await trio.sleep(self.seconds)
+        return call.args
+
+
+async def call(node: macula.Node, procedure: str) -> None:
+    """Its provider may be cancelled sooner than the caller."""
+    with suppress(macula.RemoteCallError, macula.NoProviders):
+        await node.call(procedure)
+
+
+async def advertise(node: macula.Node, procedure: str, handler: Handler) -> None:
+    with suppress(trio.ClosedResourceError):  # the node may leave first
+        async with node.advertise(procedure, handler):
+            await trio.sleep_forever()
+
+
+@asynccontextmanager
+async def a_node_that_drains(network: SimNetwork, nodes: list[macula.Node]) -> AsyncGenerator[macula.Node, None]:
+    """With a call that finishes meanwhile, and one that does not."""
+    brief, endless = Handler(0.02), Handler(inf)
+    async with (
+        a_node(network, nodes) as node,
+        node.advertise("sweep.brief", brief),
+        node.advertise("sweep.endless", endless),
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(call, nodes[2], "sweep.endless")
+        await endless.began.wait()
+        nursery.start_soon(call, nodes[2], "sweep.brief")
+        await brief.began.wait()
+        await node.drain(0.05)
+        yield node
+
+
+@asynccontextmanager
+async def a_node_that_leaves_with_a_call(
+    network: SimNetwork, nodes: list[macula.Node]
+) -> AsyncGenerator[macula.Node, None]:
+    """Its procedure is advertised outside its block, so that the end of the block waits for the call."""
+    brief = Handler(0.02)
+    async with trio.open_nursery() as nursery:
+        async with a_node(network, nodes) as node:
+            nursery.start_soon(advertise, node, "sweep.brief", brief)
+            await trio.sleep(0.05)
+            nursery.start_soon(call, nodes[2], "sweep.brief")
+            await brief.began.wait()
+        yield node
+        nursery.cancel_scope.cancel()
+
+
 async def run_once(block: Block, step: float, network: SimNetwork, nodes: list[macula.Node]) -> CancelAtStep:
     """Run ``block`` once under the knife, and look what is left."""
     tasks, bound = lasting_tasks(), network.bound
@@ -116,7 +176,14 @@ async def run_once(block: Block, step: float, network: SimNetwork, nodes: list[m
         a_subscriber,
         *(
             pytest.param(block, marks=pytest.mark.long)
-            for block in (a_subscriber_by_patterns, a_node_with_both, a_node_without_links, a_node_on_a_small_path)
+            for block in (
+                a_subscriber_by_patterns,
+                a_node_with_both,
+                a_node_without_links,
+                a_node_on_a_small_path,
+                a_node_that_drains,
+                a_node_that_leaves_with_a_call,
+            )
         ),
     ],
 )

@@ -30,6 +30,7 @@ KEYS_PER_STEP: Final = 32  # looked through before others get their turn: a mill
 # again takes a handshake.
 SERVED_PAUSE_S: Final = 60.0
 SERVED_MAX: Final = 4096  # nodes of which that is remembered; who was served first is forgotten first
+HEIRS_TRIED_MAX: Final = 3  # of those nearest to a key: one may have left a moment ago, and its goodbye be on its way
 GIVEN_AT_ONCE: Final = 32  # values that are sent when we leave: a thousand of them take a few dozen round trips
 
 
@@ -117,40 +118,50 @@ class HandOver:
 
     async def give_all(self) -> None:
         """Send every value to those who become responsible for it; whoever does not answer is asked no more."""
-        deaf: set[NodeId] = set()
-        send, receive = trio.open_memory_channel[tuple[Contact, Record]](0)
         keys = self._store.keys()
+        deaf: set[NodeId] = set()
+        send, receive = trio.open_memory_channel[tuple[Record, list[Contact]]](0)
         async with trio.open_nursery() as nursery, send, receive:
             for _ in range(min(GIVEN_AT_ONCE, len(keys))):
-                nursery.start_soon(self._give, receive.clone(), deaf, name="hand over values")
+                nursery.start_soon(self._give_each, receive.clone(), deaf, name="hand over values")
             for key in keys:
                 await trio.lowlevel.checkpoint()
                 if worth := self._worth_giving(key):
-                    for heir in self._heirs(key):
+                    for heirs in self._heirs(key):
                         for record in worth:
-                            await send.send((heir, record))
+                            await send.send((record, heirs))
 
-    async def _give(self, receive: trio.MemoryReceiveChannel[tuple[Contact, Record]], deaf: set[NodeId]) -> None:
+    async def _give_each(
+        self, receive: trio.MemoryReceiveChannel[tuple[Record, list[Contact]]], deaf: set[NodeId]
+    ) -> None:
         async with receive:
-            async for heir, record in receive:
-                if heir.node_id in deaf:
-                    continue
-                try:
-                    reply = await self._client.put_at(heir, record)
-                except QUERY_ERRORS:
-                    deaf.add(heir.node_id)
-                else:
-                    if reply.reason == "rate":
-                        deaf.add(heir.node_id)
+            async for record, heirs in receive:
+                for heir in heirs:
+                    if heir.node_id not in deaf and await self._give(record, heir, deaf):
+                        break
 
-    def _heirs(self, key: bytes) -> list[Contact]:
-        """The nearest of those who stay, and who is the last replica without us if that is somebody else."""
+    async def _give(self, record: Record, heir: Contact, deaf: set[NodeId]) -> bool:
+        """Whether a node has taken a value, or need not; those who have not will get no other one either."""
+        try:
+            reply = await self._client.put_at(heir, record)
+        except QUERY_ERRORS:
+            deaf.add(heir.node_id)
+            return False
+        if reply.reason == "rate":
+            deaf.add(heir.node_id)
+        return reply.reason in {None, "stale"}
+
+    def _heirs(self, key: bytes) -> list[list[Contact]]:
+        """Who must get what lies under a key: of each list the first who takes it.
+
+        The nearest of those who stay, and who is the last replica without us if that is somebody else.
+        """
         others = self._table.closest(key)
         if not others:
             return []
-        nearest, last = others[0], others[-1]
+        nearest, last = others[:HEIRS_TRIED_MAX], others[-1]
         takes_our_place = distance(self._own, key) < distance(last.node_id, key)
-        return [nearest, last] if takes_our_place and last != nearest else [nearest]
+        return [nearest, [last]] if takes_our_place and last != others[0] else [nearest]
 
     def _worth_giving(self, key: bytes) -> list[Record]:
         """What is not ours, which we have withdrawn ourselves, and is not withdrawn, as all others know as well."""

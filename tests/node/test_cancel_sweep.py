@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 from math import inf
 
 import attrs
@@ -23,6 +24,7 @@ async def handler(call: macula.Call) -> object:
 
 
 Block = Callable[[SimNetwork, list[macula.Node]], AbstractAsyncContextManager[macula.Node]]
+DrainBlock = Callable[[SimNetwork, list[macula.Node], CancelAtStep], AbstractAsyncContextManager[macula.Node]]
 
 
 def config(listen: str) -> macula.NodeConfig:
@@ -112,7 +114,9 @@ async def advertise(node: macula.Node, procedure: str, handler: Handler) -> None
 
 
 @asynccontextmanager
-async def a_node_that_drains(network: SimNetwork, nodes: list[macula.Node]) -> AsyncGenerator[macula.Node, None]:
+async def a_node_that_drains(
+    network: SimNetwork, nodes: list[macula.Node], knife: CancelAtStep
+) -> AsyncGenerator[macula.Node, None]:
     """With a call that finishes meanwhile, and one that does not."""
     brief, endless = Handler(0.02), Handler(inf)
     async with (
@@ -125,13 +129,14 @@ async def a_node_that_drains(network: SimNetwork, nodes: list[macula.Node]) -> A
         await endless.began.wait()
         nursery.start_soon(call, nodes[2], "sweep.brief")
         await brief.began.wait()
+        knife.armed = True
         await node.drain(0.05)
         yield node
 
 
 @asynccontextmanager
 async def a_node_that_leaves_with_a_call(
-    network: SimNetwork, nodes: list[macula.Node]
+    network: SimNetwork, nodes: list[macula.Node], knife: CancelAtStep
 ) -> AsyncGenerator[macula.Node, None]:
     """Its procedure is advertised outside its block, so that the end of the block waits for the call."""
     brief = Handler(0.02)
@@ -141,17 +146,19 @@ async def a_node_that_leaves_with_a_call(
             await trio.sleep(0.05)
             nursery.start_soon(call, nodes[2], "sweep.brief")
             await brief.began.wait()
+            knife.armed = True
         yield node
         nursery.cancel_scope.cancel()
 
 
-async def run_once(block: Block, step: float, network: SimNetwork, nodes: list[macula.Node]) -> CancelAtStep:
+async def run_once(
+    block: Block, knife: CancelAtStep, network: SimNetwork, nodes: list[macula.Node], *, armed: bool = True
+) -> CancelAtStep:
     """Run ``block`` once under the knife, and look what is left."""
     tasks, bound = lasting_tasks(), network.bound
-    knife = CancelAtStep(step)
     trio.lowlevel.add_instrument(knife)
     try:
-        knife.armed = True
+        knife.armed = armed
         with knife.scope:
             async with block(network, nodes):
                 pass
@@ -181,8 +188,6 @@ async def run_once(block: Block, step: float, network: SimNetwork, nodes: list[m
                 a_node_with_both,
                 a_node_without_links,
                 a_node_on_a_small_path,
-                a_node_that_drains,
-                a_node_that_leaves_with_a_call,
             )
         ),
     ],
@@ -192,6 +197,23 @@ async def test_cancelled_at_any_step_nothing_is_left(block: Block, autojump_cloc
     async with open_mesh(3, network=network) as nodes:
         await trio.sleep(2000)  # virtual: the early refreshes are over, the next is minutes away
         step = 1
-        while (await run_once(block, step, network, nodes)).scope.cancel_called:
+        while (await run_once(block, CancelAtStep(step), network, nodes)).scope.cancel_called:
             step += 1
+        assert step > 10, "too few steps for a sweep of anything"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("block", [a_node_that_drains, a_node_that_leaves_with_a_call])
+async def test_a_drain_that_is_cancelled_at_any_step_leaves_nothing(
+    block: DrainBlock, autojump_clock: trio.testing.MockClock
+) -> None:
+    network = SimNetwork()
+    async with open_mesh(3, network=network) as nodes:
+        await trio.sleep(2000)  # as above
+        step, knife = 0, CancelAtStep(1)
+        while step == 0 or knife.scope.cancel_called:
+            step += 1
+            knife = CancelAtStep(step)
+            await run_once(partial(block, knife=knife), knife, network, nodes, armed=False)
         assert step > 10, "too few steps for a sweep of anything"

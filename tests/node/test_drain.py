@@ -516,6 +516,7 @@ async def test_a_value_that_only_we_hold_is_found_when_we_are_gone(autojump_cloc
         assert await reader.find_value(key) == [record]
 
 
+@pytest.mark.long
 async def test_who_takes_our_place_among_the_replicas_gets_the_value(autojump_clock: Clock) -> None:
     async with open_frame_mesh(40, network=FrameNetwork(seed=1)) as nodes:
         await trio.sleep(5)
@@ -536,6 +537,7 @@ def note(received: list[NodeId], node_id: NodeId) -> Callable[[macula.Event], No
     return lambda event: received.append(node_id) if event.name == "dht.value_received" else None
 
 
+@pytest.mark.long
 async def test_who_does_not_answer_keeps_nobody_from_the_values(
     autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

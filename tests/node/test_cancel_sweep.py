@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from functools import partial
 from math import inf
 
 import attrs
@@ -151,6 +150,11 @@ async def a_node_that_leaves_with_a_call(
         nursery.cancel_scope.cancel()
 
 
+def under(knife: CancelAtStep, block: DrainBlock) -> Block:
+    """A block that arms the knife itself."""
+    return lambda network, nodes: block(network, nodes, knife)
+
+
 async def run_once(
     block: Block, knife: CancelAtStep, network: SimNetwork, nodes: list[macula.Node], *, armed: bool = True
 ) -> CancelAtStep:
@@ -215,5 +219,5 @@ async def test_a_drain_that_is_cancelled_at_any_step_leaves_nothing(
         while step == 0 or knife.scope.cancel_called:
             step += 1
             knife = CancelAtStep(step)
-            await run_once(partial(block, knife=knife), knife, network, nodes, armed=False)
+            await run_once(under(knife, block), knife, network, nodes, armed=False)
         assert step > 10, "too few steps for a sweep of anything"

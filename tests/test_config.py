@@ -38,6 +38,7 @@ def test_a_realm_is_enough() -> None:
     durations = {
         "join_deadline_s": 5.0,
         "close_deadline_s": 1.0,
+        "drain_deadline_s": 8.0,
         "dial_deadline_s": 5.0,
         "query_deadline_s": 2.0,
         "keepalive_s": 10.0,

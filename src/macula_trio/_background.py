@@ -56,21 +56,28 @@ class Background:
 
 
 @asynccontextmanager
-async def open_service_nursery() -> AsyncGenerator[trio.Nursery, None]:
+async def open_service_nursery(ended: trio.Event | None = None) -> AsyncGenerator[trio.Nursery, None]:
     """A nursery whose children outlive the body's cancellation, never the block.
 
     Withdrawals and farewells need the pump and the links after the body was cancelled.
+
+    Args:
+      ended: set when all children have ended, by the nursery's own ``cancel_scope`` perhaps.
     """
     shield = trio.CancelScope(shield=True)
     opened = trio.Event()
     nurseries: list[trio.Nursery] = []
 
     async def hold() -> None:
-        with shield:
-            async with trio.open_nursery() as services:
-                nurseries.append(services)
-                opened.set()
-                await trio.sleep_forever()
+        try:
+            with shield:
+                async with trio.open_nursery() as services:
+                    nurseries.append(services)
+                    opened.set()
+                    await trio.sleep_forever()
+        finally:
+            if ended is not None:
+                ended.set()
 
     async with trio.open_nursery() as supervisor:
         supervisor.start_soon(hold)
@@ -82,6 +89,16 @@ async def open_service_nursery() -> AsyncGenerator[trio.Nursery, None]:
             yield nurseries[0]
         finally:
             shield.cancel()
+
+
+def includes_this_task(nursery: trio.Nursery) -> bool:
+    """Whether the current task is a child of the nursery, or a descendant of one."""
+    task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+    while task is not None and task.parent_nursery is not None:
+        if task.parent_nursery is nursery:
+            return True
+        task = task.parent_nursery.parent_task
+    return False
 
 
 @attrs.define(eq=False)

@@ -33,6 +33,9 @@ TEXT_CHARS_MAX: Final = ENDPOINT_CHARS_MAX + 65  # NODEID@ and an endpoint; name
 BOOTSTRAP_MAX: Final = 1024  # each is resolved and dialed; a few are enough, and they know the others
 CALL_TIMEOUT_DEFAULT_S: Final = 5.0  # as in v0.8
 HANDLERS_PER_CALLER_MAX: Final = 512
+# Longer than a call takes whose caller has set no deadline, 5 s, and enough before `docker stop` kills after 10 s for
+# withdrawals and goodbyes to leave.
+DRAIN_DEADLINE_S: Final = 8.0
 Connections: TypeAlias = Literal["links", "per-message"]
 CONNECTIONS: Final[tuple[Connections, ...]] = ("links", "per-message")
 ROLES: Final[tuple[Role, ...]] = ("bootstrap", "gateway", "edge")
@@ -204,6 +207,7 @@ class NodeConfig:
       require_bootstrap: raise `PeerUnavailable` or `TrustError` when no bootstrap node takes us, instead of trying on.
       join_deadline_s: how long `open_node` waits for the mesh before it goes on trying behind the scenes.
       close_deadline_s: how long leaving the block may take to withdraw and say goodbye.
+      drain_deadline_s: how long handlers that run may take to finish when the node is drained.
       dial_deadline_s: how long a connection and both proofs may take.
       query_deadline_s: how long one DHT query waits for its answer.
       keepalive_s: a peer that is silent for so long is asked for a sign of life, three times at most; a connection
@@ -237,6 +241,7 @@ class NodeConfig:
     require_bootstrap: bool = attrs.field(default=False, validator=_is_flag)
     join_deadline_s: float = attrs.field(default=5.0, validator=_duration)
     close_deadline_s: float = attrs.field(default=1.0, validator=_duration)
+    drain_deadline_s: float = attrs.field(default=DRAIN_DEADLINE_S, validator=_duration)
     dial_deadline_s: float = attrs.field(default=5.0, validator=_duration)
     query_deadline_s: float = attrs.field(default=2.0, validator=_duration)
     keepalive_s: float = attrs.field(default=10.0, validator=_duration)

@@ -1,197 +1,67 @@
-"""A node: composes sockets, links and services in one visible nursery order.
+"""A node as its users see it: what can be done with a member of the mesh.
 
-The only file besides ``testing/`` where randomness comes from; everything below receives it (DESIGN section 3).
+Says what each operation means, and leaves it to the service that does it.  How a node is put together is in
+``_composition.py``, how it begins and ends in ``_open.py``.
 """
 
 from __future__ import annotations
 
-import datetime
-import logging
-import os
-import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 
 import trio
 
-from macula_trio._addresses import bind_first, first_route, own_endpoint, reachable_endpoints, source_host
 from macula_trio._authorisation import Allowance, read_rule
-from macula_trio._background import Background, hidden_nursery, open_service_nursery
+from macula_trio._composition import Services
 from macula_trio._config import NodeConfig, Role
-from macula_trio._dht.client import Bootstrap, DhtSettings
 from macula_trio._dht.owner import StoreReport
-from macula_trio._dht.service import DhtService
-from macula_trio._events import EventBus, Listener
-from macula_trio._health import HealthCheck, HealthReport
-from macula_trio._identity.facts import certificate_renewal
-from macula_trio._identity.files import Identity
+from macula_trio._drain import Drain, Stage
+from macula_trio._health import HealthReport
 from macula_trio._identity.keys import Credentials
 from macula_trio._identity.record import Kind, Record
-from macula_trio._identity.trust_file import load_trust
 from macula_trio._ids import Contact, NodeId, dht_key
-from macula_trio._membership.service import MembershipService
-from macula_trio._net.admission import Admission
 from macula_trio._net.quic import QuicEndpoint
-from macula_trio._net.udp import UdpNetwork
-from macula_trio._peer.announcer import Announcer
-from macula_trio._peer.connector import send_once
-from macula_trio._peer.handshake import LEAF, MSGPACK, PER_MESSAGE, LocalParty
-from macula_trio._peer.linger import Confirmations
+from macula_trio._peer.handshake import LEAF
 from macula_trio._peer.link import QuicLink
-from macula_trio._peer.per_message import PerMessageTransport
-from macula_trio._peer.registry import LinkPolicy, LinkRegistry
-from macula_trio._peer.sender import Sender
 from macula_trio._pubsub.publisher import PublishReport
-from macula_trio._pubsub.service import PubSubService
 from macula_trio._pubsub.subscription import Subscription, WhenFull
-from macula_trio._routing.service import Router, RoutingSettings
-from macula_trio._rpc.callee import CallSettings
 from macula_trio._rpc.offer import Handler
-from macula_trio._rpc.service import RpcService
 from macula_trio._trust import Trust
-from macula_trio._util import format_endpoint, is_unspecified, parse_bootstrap, parse_endpoint, validate_name
+from macula_trio._upkeep import Upkeep
+from macula_trio._util import validate_name
 from macula_trio._views import EventStream, NodeStatistics, PeerInfo
 from macula_trio._wire.codec import encode_frame
 from macula_trio._wire.frame import MessageType
-from macula_trio.abc import DatagramNetwork, Storage
-from macula_trio.errors import IdentityFileError, PeerUnavailable, no_answer
-
-logger = logging.getLogger("macula_trio")
-
-INSTANCE_BYTES: Final = 16
-CERTIFICATE_CHECK_S: Final = 3600.0  # of our own; realms give certificates for days
-DAY_S: Final = 86_400
-SEED_BYTES: Final = 32  # an Ed25519 private key is 32 random bytes (RFC 8032, section 5.1.5)
-IDLE_KEEPALIVES: Final = 3  # QUIC's idle time-out in keepalive intervals (DESIGN section 6)
+from macula_trio.errors import PeerUnavailable, no_answer
 
 
 class Node:
     """A member of the mesh; made by `open_node`, alive for its block."""
 
-    def __init__(
-        self,
-        config: NodeConfig,
-        credentials: Credentials,
-        network: DatagramNetwork,
-        storage: Storage,
-        *,
-        endpoint: str,
-        resolve: Callable[[str], Awaitable[Sequence[str]]],
-        trust: Trust,
-    ) -> None:
-        chance = random.Random(os.urandom(32))
+    def __init__(self, config: NodeConfig, services: Services, quic: QuicEndpoint, drain: Drain) -> None:
         self._config = config
-        self._events = EventBus(trio.current_time)
-        self._party = LocalParty(
-            credentials=credentials,
-            instance=os.urandom(INSTANCE_BYTES),
-            realm=config.realm,
-            trust=trust,
-            capabilities=_capabilities(config),
-            endpoint=endpoint,
+        self._quic = quic
+        self._events = services.events
+        self._party = services.party
+        self._registry = services.registry
+        self._confirmations = services.confirmations
+        self._sender = services.sender
+        self._transport = services.transport
+        self._dht = services.dht
+        self._rpc = services.rpc
+        self._pubsub = services.pubsub
+        self._router = services.router
+        self._health = services.health
+        self._membership = services.membership
+        self._upkeep = Upkeep(
+            services.party,
+            quic=quic,
+            registry=services.registry,
+            dht=services.dht,
+            events=services.events,
+            wall_clock_ms=services.wall_clock_ms,
         )
-        self._registry = LinkRegistry(
-            self._party,
-            events=self._events,
-            wall_clock_ms=network.wall_clock_ms,
-            random_fraction=chance.random,
-            policy=LinkPolicy(
-                dial_deadline_s=config.dial_deadline_s,
-                keepalive_s=config.keepalive_s,
-                links_max=config.links_max,
-                link_idle_s=config.link_idle_s,
-            ),
-        )
-        background = Background()  # one for several services: that is a few tasks less in every node
-        self._confirmations = Confirmations(self._events)
-        self._per_message = PerMessageTransport(
-            self._registry, confirmations=self._confirmations, background=background
-        )
-        per_message = config.connections == "per-message"
-        self._sender = Sender(
-            self._registry, events=self._events, confirmations=self._confirmations, uses_links=not per_message
-        )
-        self._transport = transport = self._per_message if per_message else self._registry
-        self._dht = DhtService(
-            credentials=credentials,
-            transport=transport,
-            events=self._events,
-            wall_clock_ms=network.wall_clock_ms,
-            random_bytes=os.urandom,
-            random_fraction=chance.random,
-            resolve=resolve,
-            judge=self._party.judge,
-            settings=DhtSettings(
-                realm=config.realm,
-                endpoint=endpoint,
-                leaf=config.leaf,
-                bootstraps=tuple(_bootstrap(entry) for entry in config.bootstrap),
-                query_deadline_s=config.query_deadline_s,
-                value_ttl_s=config.value_ttl_s,
-            ),
-            storage=storage,
-            background=background,
-        )
-        self._registry.on_opened(self._dht.link_opened)
-        self._registry.on_closed(self._dht.link_closed)
-        self._rpc = RpcService(
-            own=credentials.node_id,
-            transport=transport,
-            directory=self._dht,
-            events=self._events,
-            random_bytes=os.urandom,
-            random_below=chance.randrange,
-            settings=CallSettings(
-                timeout_default_s=config.call_timeout_default_s,
-                timeout_max_s=config.call_timeout_max_s,
-                handlers_max=config.handlers_max,
-                handlers_per_caller_max=config.handlers_per_caller_max,
-                allow_routed=trust.kind == "unverified",
-            ),
-        )
-        self._pubsub = PubSubService(
-            own=credentials.node_id,
-            transport=transport,
-            directory=self._dht,
-            background=background,
-            events=self._events,
-            random_bytes=os.urandom,
-            buffer=config.subscription_buffer,
-            may_publish=Allowance(config.may_publish),
-        )
-        self._router = self._rpc.carrier = self._pubsub.publisher.carrier = Router(
-            own=credentials.node_id,
-            transport=transport,
-            closest=self._dht.closest,
-            background=background,
-            judge=self._party.judge,
-            events=self._events,
-            settings=RoutingSettings(
-                timeout_default_s=config.call_timeout_default_s,
-                timeout_max_s=config.call_timeout_max_s,
-                leaf=config.leaf,
-                stray_replies=trust.kind == "unverified",
-            ),
-            take_call=self._rpc.callee.take,
-            take_cancel=self._rpc.callee.cancel,
-            take_message=self._pubsub.take_route,
-        )
-        self._health = HealthCheck(
-            self._party,
-            network=network,
-            events=self._events,
-            random_bytes=os.urandom,
-            make_identity=_new_identity,
-            answer_probe=self._rpc.callee.answer_probe,
-        )
-        self._membership = MembershipService(
-            own=credentials.node_id, transport=transport, random_bytes=os.urandom, background=background
-        )
-        self._wall_clock_ms = network.wall_clock_ms
-        self._quic: QuicEndpoint | None = None
-        self._is_open = False
+        self._drain = drain
         self._event_streams: dict[EventStream, None] = {}
 
     # -- who we are -------------------------------------------------------------------------------------------------
@@ -259,8 +129,9 @@ class Node:
         Raises:
           AlreadyAdvertised: this node has a handler for it.
           ValueError: not a valid name, or ``allow`` is none of these.
+          trio.ClosedResourceError: the node is draining, or has left.
         """
-        self._require_open()
+        self._require_taking()
         allowance = Allowance[()](read_rule(allow, what="allow"))
         return self._rpc.advertise(
             procedure, handler, metadata=metadata or {}, allowance=allowance, allow_routed=allow_routed
@@ -296,8 +167,12 @@ class Node:
           LocalProtocolError: the arguments cannot be encoded.
           RemoteProtocolError: the reply cannot be decoded.
           ValueError: not a valid name, or not a known way to select.
+          trio.ClosedResourceError: the node has left; or it is draining, and no handler of its own makes the call.
         """
-        self._require_open()
+        if self._rpc.callee.handlers.include_this_task():
+            self._require_open()
+        else:
+            self._require_taking()
         return await self._rpc.call(procedure, args, headers=headers, select=select, idempotent=idempotent)
 
     async def find_providers(self, procedure: str) -> list[Contact]:
@@ -336,8 +211,9 @@ class Node:
 
         Raises:
           ValueError: not a valid topic, pattern or policy, or this node has too many patterns with the same prefix.
+          trio.ClosedResourceError: the node is draining, or has left.
         """
-        self._require_open()
+        self._require_taking()
         allow_routed = allow_routed or self._party.trust.kind == "unverified"
         return self._pubsub.subscribe(topic, buffer=buffer, when_full=when_full, allow_routed=allow_routed)
 
@@ -446,12 +322,7 @@ class Node:
           ValueError: from or to `Trust.unverified`, which is decided when a node opens.
         """
         self._require_open()
-        loaded = load_trust(trust or self._party.trust)
-        if (loaded.kind == "unverified") is not (self._party.trust.kind == "unverified"):
-            raise ValueError("Trust.unverified: how a node speaks is decided when it opens; open another one")
-        self._party.change_trust(loaded)
-        self._judge_again()
-        self._events.emit("trust.reloaded", policy=self._party.trust.kind, links=len(self._registry.links))
+        self._upkeep.reload_trust(trust)
 
     def renew_identity(self, identity: Credentials) -> None:
         """Show a new certificate chain of our own key from now on, before the old one expires.
@@ -463,35 +334,7 @@ class Node:
           IdentityFileError: it is another key.
         """
         self._require_open()
-        assert self._quic is not None
-        if identity.node_id != self.node_id:
-            raise IdentityFileError(
-                f"node {identity.node_id.short} has another key; a node keeps its own while it runs"
-            )
-        self._party.credentials = identity
-        self._quic.present(identity)
-        self._dht.renew(identity)
-        self._events.emit("identity.renewed", valid_until=_date(identity.chain[0].not_valid_after_utc))
-        self._check_certificate()
-
-    async def _watch_certificate(self) -> None:
-        while True:
-            self._check_certificate()
-            await trio.sleep(CERTIFICATE_CHECK_S)
-
-    def _check_certificate(self) -> None:
-        """Tell in time that our own certificate expires, or that others refuse us for it."""
-        credentials, now_ms = self._party.credentials, self._wall_clock_ms()
-        leaf = credentials.chain[0]
-        if now_ms / 1000 >= certificate_renewal(leaf).timestamp():
-            left_s = leaf.not_valid_after_utc.timestamp() - now_ms / 1000
-            self._events.emit(
-                "identity.renewal_due", valid_until=_date(leaf.not_valid_after_utc), days_left=round(left_s / DAY_S, 1)
-            )
-        problem = self._party.judge.own_problem(credentials, endpoint=self._party.endpoint, now_ms=now_ms)
-        if problem is not None:
-            logger.warning("others with our trust policy would not let us in: %s", problem)
-            self._events.emit("identity.untrusted", reason=problem)
+        self._upkeep.renew_identity(identity)
 
     def block(self, node_id: NodeId) -> None:
         """Have nothing to do with a node any more, until `unblock`: whatever the policy says, as long as we run.
@@ -502,19 +345,11 @@ class Node:
           ValueError: too many are blocked already, or it is our own id.
         """
         self._require_open()
-        if node_id == self.node_id:
-            raise ValueError("a node cannot block itself")
-        self._party.judge.block(NodeId(node_id))
-        self._judge_again()
-        self._events.emit("trust.blocked", peer=node_id.hex())
+        self._upkeep.block(node_id)
 
     def unblock(self, node_id: NodeId) -> None:
         """Undo `block`; what was closed comes back when somebody needs it."""
-        self._party.judge.unblock(node_id)
-
-    def _judge_again(self) -> None:
-        self._registry.judge_again()
-        self._dht.judge_again()
+        self._upkeep.unblock(node_id)
 
     def peers(self) -> list[PeerInfo]:
         """The nodes that we have a live link with."""
@@ -559,8 +394,38 @@ class Node:
 
     @property
     def is_ready(self) -> bool:
-        """Whether others may be sent here: we know another node now, or have none to ask, and are not closing."""
-        return self._is_open and (not self._config.bootstrap or bool(self._dht.known_nodes()))
+        """Whether others may be sent here: we know another node now, or have none to ask, and are not draining."""
+        is_member = not self._config.bootstrap or bool(self._dht.known_nodes())
+        return is_member and self._drain.stage is Stage.OPEN
+
+    async def drain(self, deadline_s: float | None = None) -> None:
+        """End the work of this node in peace, and leave the mesh.
+
+        What it advertises is withdrawn.  It answers new calls with ``draining``, so that their callers go to other
+        providers, while messages still reach the subscriptions here.  The values that it holds for others go to nodes
+        that stay.  Handlers that run may finish, and make the calls that they need; what is left of them at the
+        deadline is cancelled, which their callers are told.  At last every peer hears that the node leaves, and no
+        task and no connection is left.
+
+        `is_ready` is False from the beginning, and there is no way back.  `advertise`, `subscribe` and calls that no
+        handler makes raise `trio.ClosedResourceError` at once, and all that would talk to others does so afterwards.
+        Subscriptions and `events` end when what was there is taken.
+
+        Whoever drains a node that is being drained waits for the end of that.  Cancelled, the one who drains has no
+        more patience: handlers are cancelled, and withdrawals and goodbyes leave within ``close_deadline_s``.
+
+        Args:
+          deadline_s: for all this, in seconds; ``drain_deadline_s`` by default.
+
+        Raises:
+          ValueError: not a number, or below 0.
+          RuntimeError: a handler of this node would wait for its own end; let it set an event for whoever drains.
+        """
+        patience_s = self._config.drain_deadline_s if deadline_s is None else deadline_s
+        if not patience_s >= 0:
+            raise ValueError(f"deadline_s: {patience_s!r} is not a number from 0 on")
+        await self._drain.run(patience_s)
+        self._end_events()
 
     async def check_health(self) -> HealthReport:
         """Call ourselves through our own socket, and report whether the answer came.
@@ -570,7 +435,6 @@ class Node:
         behind it, gets the same report.  A check that fails is an event, ``health.failed``.
         """
         self._require_open()
-        assert self._quic is not None
         return await self._health.check(self._quic)
 
     def events(self) -> EventStream:
@@ -581,7 +445,6 @@ class Node:
 
     def statistics(self) -> NodeStatistics:
         """Counts so far."""
-        assert self._quic is not None
         frames, datagrams = self._registry.counters, self._quic.counters
         return NodeStatistics(
             frames_sent=dict(frames.sent),
@@ -610,35 +473,24 @@ class Node:
             stored_values=len(self._dht.stored_values()),
             calls_running=self._rpc.callee.running,
             calls_forbidden=self._rpc.callee.forbidden,
+            calls_turned_away=self._rpc.callee.turned_away,
             messages_forbidden=self._pubsub.forbidden,
-            messages_dropped=self._pubsub.publisher.dropped,
+            publications_dropped=self._pubsub.publisher.dropped,
             envelopes_refused=self._router.refused,
             envelopes_forwarded=self._router.forwarded,
             clients=self._pubsub.clients.count,
             client_messages_dropped=self._pubsub.clients.dropped,
         )
 
-    def _announcer(self, source_host: Callable[[], str], port: int) -> Announcer:
-        """What keeps our endpoint true, when we were given none to announce."""
-        party = self._party
-
-        def problem_with(endpoint: str) -> str | None:
-            return party.judge.own_problem(party.credentials, endpoint=endpoint, now_ms=self._wall_clock_ms())
-
-        announcer = Announcer(
-            party,
-            port=port,
-            events=self._events,
-            source_host=source_host,
-            problem_with=problem_with,
-            moved=self._dht.move,
-        )
-        self._registry.on_observed(announcer.observed)
-        return announcer
-
     def _require_open(self) -> None:
-        if not self._is_open:
-            raise trio.ClosedResourceError("the block of this node was left")
+        if self._drain.stage is Stage.LEFT:
+            raise trio.ClosedResourceError("this node has left the mesh: it was drained, or its block was left")
+
+    def _require_taking(self) -> None:
+        """Refuse to begin what a node that drains would not finish."""
+        self._require_open()
+        if self._drain.stage is Stage.DRAINING:
+            raise trio.ClosedResourceError("this node is draining: only the handlers that run may still call")
 
     async def _join(self) -> None:
         required, deadline_s = self._config.require_bootstrap, self._config.join_deadline_s
@@ -652,164 +504,9 @@ class Node:
             raise PeerUnavailable("; ".join(failures)) if failures else no_answer(bootstraps, deadline_s)
         self._events.emit("node.join_delayed", bootstrap=bootstraps)
 
-    def _say_goodbye(self) -> None:
-        self._is_open = False
-        self._registry.leave()
+    def _end_events(self) -> None:
         for stream in self._event_streams:
             stream.end()
-
-
-@asynccontextmanager
-async def open_node(
-    config: NodeConfig,
-    *,
-    identity: Identity | None = None,
-    network: DatagramNetwork | None = None,
-    listener: Listener | None = None,
-) -> AsyncGenerator[Node, None]:
-    """Be a member of the mesh for the length of the block.
-
-    Entering returns once the node has joined, or after ``join_deadline_s``, when it goes on trying behind the scenes.
-    Leaving withdraws what was advertised and says goodbye to the peers, for at most ``close_deadline_s``, also when
-    being cancelled; no task and no socket is left.  An exception of the body arrives as it is.
-
-    Args:
-      config: how to behave.
-      identity: who we are; a new one by default.
-      network: real UDP by default.
-      listener: told of every event from the very beginning, where `Node.events` begins when it is asked; is called in
-        the midst of things, so it must neither block nor raise.
-
-    Raises:
-      OSError: the listen address is in use or not ours, which the message says, or no bootstrap name has an address.
-      PeerUnavailable: no bootstrap node answered, or none can be reached from where we listen, and
-        ``require_bootstrap`` is set.
-      TrustError: the trust policy's file cannot be used; or every bootstrap node refused us, or is not whom it must
-        be, and ``require_bootstrap`` is set.
-    """
-    credentials = identity or _new_identity()
-    network = network or UdpNetwork()
-    trust = load_trust(config.trust)
-    if trust.kind == "unverified":
-        logger.warning("trust is unverified: peers that prove nothing can read, call and publish here")
-    host, port = parse_endpoint(config.listen, port_min=0)
-    hosts = await network.resolve(host)
-    route = await first_route(network, config.bootstrap, listen=hosts)
-    storage = await network.open_storage(credentials.node_id.hex())
-    socket = await bind_first(network, hosts, port, route=route)
-    try:
-        endpoint = own_endpoint(config, network, socket, route)
-        resolve = partial(reachable_endpoints, network, socket.obstacle)
-        node = Node(config, credentials, network, storage, endpoint=endpoint, resolve=resolve, trust=trust)
-        if listener is not None:
-            node._events.listen(listener)
-        node._quic = quic = QuicEndpoint(
-            socket,
-            credentials,
-            accept=node._registry.accept,
-            idle_timeout_s=IDLE_KEEPALIVES * config.keepalive_s,
-            random_bytes=os.urandom,
-            admission=Admission(is_welcome=node._registry.is_welcome),
-        )
-        with hidden_nursery() as hidden:
-            async with open_service_nursery() as services:
-                await services.start(quic.serve)
-                await services.start(partial(node._registry.serve, quic))
-                if config.advertise is None and is_unspecified(hosts[0]):
-                    announcer = node._announcer(partial(source_host, network, socket, route), socket.address[1])
-                    services.start_soon(announcer.watch_route, name="watch our address")
-                await services.start(node._rpc.serve)
-                await services.start(node._dht.serve)
-                services.start_soon(node._watch_certificate, name="watch our certificate")
-                node._is_open = True
-                try:
-                    with hidden.body():
-                        await node._join()
-                        yield node
-                finally:
-                    with trio.move_on_after(config.close_deadline_s, shield=True):
-                        await node._dht.wait_withdrawn()
-                    node._say_goodbye()
-    finally:
-        socket.close()
-
-
-async def send_message(
-    endpoint: str,
-    message_type: MessageType,
-    body: Mapping[str, object],
-    *,
-    identity: Identity | None = None,
-    realm: str | None = None,
-    trust: Trust | None = None,
-    linger: float = 0.1,
-    dial_deadline_s: float = 5.0,
-    network: DatagramNetwork | None = None,
-) -> None:
-    """The v0.8 peer connector: connect, write one frame, linger, close.  Fire and forget, owned by your nursery.
-
-    By default both sides prove who they are first, and the linger is cut short when the peer has shown that it read
-    the frame.  Under `Trust.unverified` exactly what v0.8 does: connect, write, sleep ``linger``, close.
-
-    Args:
-      endpoint: ``host:port``; of a name with several addresses each is tried, one after the other.
-      message_type: of the frame.
-      body: of the frame.
-      identity: who we are; a new one by default.
-      realm: needed but under `Trust.unverified`.
-      trust: `Trust.open` by default.
-      linger: seconds.
-      dial_deadline_s: for the connection and both proofs.
-      network: real UDP by default.
-
-    Raises:
-      PeerUnavailable: nobody answered, or the connection ended too early.
-      TrustError: one side refused the other.
-      LocalProtocolError: the body cannot be encoded.
-      ValueError: a malformed endpoint, or no realm.
-      OSError: the name does not resolve.
-    """
-    trust = load_trust(trust or Trust.open())
-    if realm is None and trust.kind != "unverified":
-        raise ValueError("realm: a proof names its realm; give one, or speak v0.8 by trust=Trust.unverified()")
-    frame = encode_frame(message_type, body)
-    network = network or UdpNetwork()
-    host, port = parse_endpoint(endpoint)
-    party = LocalParty(
-        credentials=identity or _new_identity(),
-        instance=os.urandom(INSTANCE_BYTES),
-        realm=realm or "",
-        trust=trust,
-        capabilities=(LEAF,),
-    )
-    await send_once(
-        network,
-        party,
-        [(numeric, port) for numeric in await network.resolve(host)],
-        frame,
-        linger_s=linger,
-        dial_deadline_s=dial_deadline_s,
-        random_bytes=os.urandom,
-    )
-
-
-def _new_identity() -> Identity:
-    """By the system's entropy as `Identity.generate`, but from Python's side, where a replay can have its own."""
-    return Identity.from_seed(os.urandom(SEED_BYTES))
-
-
-def _date(when: datetime.datetime) -> str:
-    return when.isoformat(timespec="seconds")
-
-
-def _capabilities(config: NodeConfig) -> tuple[str, ...]:
-    told = {LEAF: config.leaf, MSGPACK: True, PER_MESSAGE: config.connections == "per-message"}
-    return tuple(capability for capability, has in told.items() if has)
-
-
-def _bootstrap(entry: str) -> Bootstrap:
-    node_id, address = parse_bootstrap(entry)
-    return Bootstrap(node_id, format_endpoint(address))
 
 
 def _peer_info(link: QuicLink) -> PeerInfo:

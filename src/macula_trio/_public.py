@@ -7,10 +7,12 @@ from macula_trio._health import HealthReport
 from macula_trio._identity.files import Identity
 from macula_trio._identity.record import Record
 from macula_trio._ids import Contact, NodeId, dht_key
-from macula_trio._node import Node, open_node, send_message
+from macula_trio._node import Node
+from macula_trio._open import open_node
 from macula_trio._pubsub.publisher import Outcome, PublishReport
 from macula_trio._pubsub.subscription import Message, Subscription, SubscriptionStatistics
 from macula_trio._rpc.offer import Call, Handler
+from macula_trio._send import send_message
 from macula_trio._trust import Trust
 from macula_trio._views import EventStream, NodeStatistics, PeerInfo
 from macula_trio.errors import (

@@ -67,8 +67,9 @@ class NodeStatistics:
       stored_values: DHT values held for others and for ourselves.
       calls_running: handlers that run now.
       calls_forbidden: calls and casts refused because of who made them.
+      calls_turned_away: calls and casts refused because the node was draining.
       messages_forbidden: dropped because of who published them.
-      messages_dropped: not sent to a subscriber, because its subscription blocks and nobody there took one in time.
+      publications_dropped: not sent to a subscriber, because its subscription blocks and nobody there took one in time.
       envelopes_refused: of calls and messages through other nodes, those that went too far or that nobody waits for,
         and those for others that could not go on.
       envelopes_forwarded: of those for others, how many went on; calls count when they are answered.
@@ -102,8 +103,9 @@ class NodeStatistics:
     stored_values: int
     calls_running: int
     calls_forbidden: int
+    calls_turned_away: int
     messages_forbidden: int
-    messages_dropped: int
+    publications_dropped: int
     envelopes_refused: int
     envelopes_forwarded: int
     clients: int

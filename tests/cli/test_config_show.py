@@ -126,6 +126,7 @@ SAMPLES: Final[Mapping[str, tuple[str, str, object]]] = {
     "require_bootstrap": ("1", "true", True),
     "join_deadline_s": ("1.5", "1.5", 1.5),
     "close_deadline_s": ("2", "2", 2),
+    "drain_deadline_s": ("6", "6", 6),
     "dial_deadline_s": ("3", "3", 3),
     "query_deadline_s": ("4", "4", 4),
     "keepalive_s": ("5", "5", 5),

@@ -128,3 +128,37 @@ def test_a_second_signal_hurries_a_command_that_has_things_to_clear_away(monkeyp
     command = Leaving()
     assert runner.run(command.work, hurry=command.hurry) == 143
     assert command.hurried == 1
+
+
+@pytest.mark.parametrize(("signals_sent", "ended"), [(1, "in peace"), (2, "cancelled")])
+def test_the_first_signal_may_ask_and_the_second_insists(signals_sent: int, ended: str) -> None:
+    asked = trio.Event()
+    ends: list[str] = []
+
+    def first() -> bool:
+        asked.set()
+        return True
+
+    async def work() -> int:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+            await asked.wait()
+            if signals_sent == 2:
+                signal.raise_signal(signal.SIGTERM)
+                await trio.sleep_forever()
+        except trio.Cancelled:
+            ends.append("cancelled")
+            raise
+        ends.append("in peace")
+        return 0
+
+    assert runner.run(work, signalled=0, first=first) == 0
+    assert ends == [ended]
+
+
+def test_before_there_is_anything_to_end_the_first_signal_cancels() -> None:
+    async def work() -> int:
+        signal.raise_signal(signal.SIGTERM)
+        await trio.sleep_forever()
+
+    assert runner.run(work, first=lambda: False) == 143

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from math import inf
 
 import attrs
 import pytest
@@ -22,6 +23,7 @@ async def handler(call: macula.Call) -> object:
 
 
 Block = Callable[[SimNetwork, list[macula.Node]], AbstractAsyncContextManager[macula.Node]]
+DrainBlock = Callable[[SimNetwork, list[macula.Node], CancelAtStep], AbstractAsyncContextManager[macula.Node]]
 
 
 def config(listen: str) -> macula.NodeConfig:
@@ -85,13 +87,82 @@ async def a_node_on_a_small_path(network: SimNetwork, nodes: list[macula.Node]) 
         yield node
 
 
-async def run_once(block: Block, step: float, network: SimNetwork, nodes: list[macula.Node]) -> CancelAtStep:
+@attrs.define
+class Handler:
+    """Takes its time, and tells when it begins."""
+
+    seconds: float
+    began: trio.Event = attrs.field(factory=trio.Event)
+
+    async def __call__(self, call: macula.Call) -> object:
+        self.began.set()
+        await trio.sleep(self.seconds)
+        return call.args
+
+
+async def call(node: macula.Node, procedure: str) -> None:
+    """Its provider may be cancelled sooner than the caller."""
+    with suppress(macula.RemoteCallError, macula.NoProviders):
+        await node.call(procedure)
+
+
+async def advertise(node: macula.Node, procedure: str, handler: Handler) -> None:
+    with suppress(trio.ClosedResourceError):  # the node may leave first
+        async with node.advertise(procedure, handler):
+            await trio.sleep_forever()
+
+
+@asynccontextmanager
+async def a_node_that_drains(
+    network: SimNetwork, nodes: list[macula.Node], knife: CancelAtStep
+) -> AsyncGenerator[macula.Node, None]:
+    """With a call that finishes meanwhile, and one that does not."""
+    brief, endless = Handler(0.02), Handler(inf)
+    async with (
+        a_node(network, nodes) as node,
+        node.advertise("sweep.brief", brief),
+        node.advertise("sweep.endless", endless),
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(call, nodes[2], "sweep.endless")
+        await endless.began.wait()
+        nursery.start_soon(call, nodes[2], "sweep.brief")
+        await brief.began.wait()
+        knife.armed = True
+        await node.drain(0.05)
+        yield node
+
+
+@asynccontextmanager
+async def a_node_that_leaves_with_a_call(
+    network: SimNetwork, nodes: list[macula.Node], knife: CancelAtStep
+) -> AsyncGenerator[macula.Node, None]:
+    """Its procedure is advertised outside its block, so that the end of the block waits for the call."""
+    brief = Handler(0.02)
+    async with trio.open_nursery() as nursery:
+        async with a_node(network, nodes) as node:
+            nursery.start_soon(advertise, node, "sweep.brief", brief)
+            await trio.sleep(0.05)
+            nursery.start_soon(call, nodes[2], "sweep.brief")
+            await brief.began.wait()
+            knife.armed = True
+        yield node
+        nursery.cancel_scope.cancel()
+
+
+def under(knife: CancelAtStep, block: DrainBlock) -> Block:
+    """A block that arms the knife itself."""
+    return lambda network, nodes: block(network, nodes, knife)
+
+
+async def run_once(
+    block: Block, knife: CancelAtStep, network: SimNetwork, nodes: list[macula.Node], *, armed: bool = True
+) -> CancelAtStep:
     """Run ``block`` once under the knife, and look what is left."""
     tasks, bound = lasting_tasks(), network.bound
-    knife = CancelAtStep(step)
     trio.lowlevel.add_instrument(knife)
     try:
-        knife.armed = True
+        knife.armed = armed
         with knife.scope:
             async with block(network, nodes):
                 pass
@@ -116,7 +187,12 @@ async def run_once(block: Block, step: float, network: SimNetwork, nodes: list[m
         a_subscriber,
         *(
             pytest.param(block, marks=pytest.mark.long)
-            for block in (a_subscriber_by_patterns, a_node_with_both, a_node_without_links, a_node_on_a_small_path)
+            for block in (
+                a_subscriber_by_patterns,
+                a_node_with_both,
+                a_node_without_links,
+                a_node_on_a_small_path,
+            )
         ),
     ],
 )
@@ -125,6 +201,23 @@ async def test_cancelled_at_any_step_nothing_is_left(block: Block, autojump_cloc
     async with open_mesh(3, network=network) as nodes:
         await trio.sleep(2000)  # virtual: the early refreshes are over, the next is minutes away
         step = 1
-        while (await run_once(block, step, network, nodes)).scope.cancel_called:
+        while (await run_once(block, CancelAtStep(step), network, nodes)).scope.cancel_called:
             step += 1
+        assert step > 10, "too few steps for a sweep of anything"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("block", [a_node_that_drains, a_node_that_leaves_with_a_call])
+async def test_a_drain_that_is_cancelled_at_any_step_leaves_nothing(
+    block: DrainBlock, autojump_clock: trio.testing.MockClock
+) -> None:
+    network = SimNetwork()
+    async with open_mesh(3, network=network) as nodes:
+        await trio.sleep(2000)  # as above
+        step, knife = 0, CancelAtStep(1)
+        while step == 0 or knife.scope.cancel_called:
+            step += 1
+            knife = CancelAtStep(step)
+            await run_once(under(knife, block), knife, network, nodes, armed=False)
         assert step > 10, "too few steps for a sweep of anything"

@@ -65,7 +65,7 @@ async def test_many_at_once_to_one_peer_take_turns_and_all_arrive(autojump_clock
         await trio.sleep(1)
         assert messages.statistics().received == 20
         assert most <= PER_PEER_MAX
-        assert one._per_message._turns == {}
+        assert one._transport._turns == {}
 
 
 async def test_cancelling_a_call_ends_its_connection_and_with_it_the_handler(autojump_clock: Clock) -> None:
@@ -100,7 +100,7 @@ async def test_a_node_that_keeps_links_uses_none_that_such_a_peer_has_dialed(aut
 async def test_a_connection_that_nobody_uses_is_closed(autojump_clock: Clock) -> None:
     async with open_mesh(2, config=PER_MESSAGE) as (one, two):
         contact = macula.Contact(node_id=two.node_id, endpoint=two.endpoint)
-        link = await one._per_message.link_to(contact)
+        link = await one._transport.link_to(contact)
         assert not link.is_closed
         await quiet([one, two])
         assert link.is_closed
@@ -112,14 +112,14 @@ async def test_a_dead_peer_is_unreachable_and_leaves_nothing(autojump_clock: Clo
         nobody = macula.Contact(node_id=two.node_id, endpoint="10.77.77.77:1")
         with pytest.raises(macula.PeerUnavailable):
             await one.ping(nobody)
-        assert one._per_message._turns == {}
+        assert one._transport._turns == {}
 
 
 async def test_a_message_whose_end_of_the_line_falls_silent_is_told(autojump_clock: Clock) -> None:
     network = SimNetwork()
     async with open_mesh(2, network=network, config=PER_MESSAGE) as (one, two):
         events = watch(one)
-        link = await one._per_message.link_to(macula.Contact(node_id=two.node_id, endpoint=two.endpoint))
+        link = await one._transport.link_to(macula.Contact(node_id=two.node_id, endpoint=two.endpoint))
         two.block(one.node_id)
         body = {"topic": "a.t", "payload": b"1", "message_id": bytes(16), "qos": 0, "retain": False}
         await trio.lowlevel.checkpoint()
@@ -192,7 +192,7 @@ async def test_a_dial_that_nobody_waits_for_any_more_leaves_no_connection(autoju
             with trio.move_on_after(patience_s):
                 await two.ping(contact)
         await trio.sleep(2)
-        assert (two.peers(), two._per_message._turns) == ([], {})
+        assert (two.peers(), two._transport._turns) == ([], {})
 
 
 async def test_a_message_is_known_to_have_arrived_or_told(autojump_clock: Clock) -> None:

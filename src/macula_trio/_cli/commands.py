@@ -81,7 +81,9 @@ cli.add_command(sweep)
 @settled_by(NODE_SETTINGS)
 @json_option
 def node(*, settled: Settled, as_json: bool) -> int:
-    """Run a node until SIGINT or SIGTERM; SIGHUP reads its certificate and its trust policy again.
+    """Run a node until SIGINT or SIGTERM, which drain it; SIGHUP reads its certificate and its trust policy again.
+
+    Calls that run then may finish, for drain_deadline_s at most; a second signal cancels them.
 
     Settings come from flags, else from the environment (MACULA_LISTEN for --listen, ...), else from the file of
     --config; `macula-trio config show` tells which. Prints one line when it is ready: ready endpoint=HOST:PORT
@@ -98,12 +100,21 @@ def node(*, settled: Settled, as_json: bool) -> int:
     def reread() -> Identity:
         return keys.load(create=False) if keys.known else who
 
+    is_member = False
+    leaving = trio.Event()
+
+    def drain_first() -> bool:
+        leaving.set()
+        return is_member
+
     async def work() -> int:
+        nonlocal is_member
         async with (
             open_member(node_config, who, name=name) as member,
             open_health(member, settled["health"]) as health,
             trio.open_nursery() as nursery,
         ):
+            is_member = True
             await nursery.start(_reload_on_hangup, member, reread)
             facts = {
                 "endpoint": member.endpoint,
@@ -119,9 +130,12 @@ def node(*, settled: Settled, as_json: bool) -> int:
                 say(" ".join(["ready", *(f"{fact}={value}" for fact, value in facts.items())]))
             if node_config.bootstrap and not member.known_nodes():
                 warn(name, f"no other node found yet by {', '.join(node_config.bootstrap)}; trying on")
-            await trio.sleep_forever()
+            await leaving.wait()
+            await member.drain()
+            nursery.cancel_scope.cancel()
+        return 0
 
-    return run(work, signalled=0)
+    return run(work, signalled=0, first=drain_first)
 
 
 async def _reload_on_hangup(

@@ -36,12 +36,14 @@ def run(
     work: Callable[[], Awaitable[int]],
     *,
     signalled: int | None = None,
+    first: Callable[[], bool] | None = None,
     hurry: Callable[[], None] | None = None,
 ) -> int:
     """Run a command and give its exit code.
 
     Args:
       work: cancelled by SIGINT and SIGTERM, so that every block in it is left properly.
+      first: called for the first signal; when it says so ``work`` ends by itself, and only the next one cancels it.
       signalled: exit code after a signal; 128 and the signal's number by default.
       hurry: called for every further signal while ``work`` is still leaving; by default that one ends the process at
         once, which is not for those who have children or files to clear away.
@@ -50,7 +52,7 @@ def run(
       click.ClickException: the command failed; its message is one line.
     """
     with logs_in_lines():
-        code, number, error = trio.run(_until_signalled, work, hurry)
+        code, number, error = trio.run(_until_signalled, work, first, hurry)
     if error is not None:
         raise error
     if number is None:
@@ -59,7 +61,7 @@ def run(
 
 
 async def _until_signalled(
-    work: Callable[[], Awaitable[int]], hurry: Callable[[], None] | None
+    work: Callable[[], Awaitable[int]], first: Callable[[], bool] | None, hurry: Callable[[], None] | None
 ) -> tuple[int, int | None, click.ClickException | None]:
     code, number = 0, None
     error: click.ClickException | None = None
@@ -70,8 +72,10 @@ async def _until_signalled(
             async def watch() -> None:
                 nonlocal number
                 async for received in signals:
-                    if number is None:
-                        number = received
+                    is_first, number = number is None, number or received
+                    if is_first and first is not None and first():
+                        continue
+                    if not working.cancel_called:
                         working.cancel()
                     elif hurry is None:
                         leave(received)

@@ -281,6 +281,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _of_node("require_bootstrap", read_bool, "Fail when no bootstrap node takes us, instead of trying on."),
     _of_node("join_deadline_s", read_number, "Seconds to join in before the node goes on trying behind the scenes."),
     _of_node("close_deadline_s", read_number, "Seconds to withdraw and say goodbye in."),
+    _of_node("drain_deadline_s", read_number, "Seconds for calls that run to finish in when the node is drained."),
     _of_node("dial_deadline_s", read_number, "Seconds for a connection and both proofs."),
     _of_node("query_deadline_s", read_number, "Seconds that one DHT query waits for its answer."),
     _of_node(

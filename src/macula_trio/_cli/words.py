@@ -202,6 +202,10 @@ def _of_path(group: Group) -> str:
     return f"{ends[0]} to {ends[1]}: {' '.join(changed) or 'nothing in the way'}{group.times}"
 
 
+def _is_idle(facts: Mapping[str, Any]) -> bool:
+    return not any(facts.get(fact) for fact in ("calls", "calls_cancelled", "calls_turned_away"))
+
+
 def _always(_facts: Mapping[str, Any]) -> bool:
     return True
 
@@ -215,6 +219,12 @@ TELLINGS: Final[Mapping[str, Telling]] = {
     "node.joined": Telling(words=_joined),
     "node.join_delayed": Telling(words=_said("has not joined yet by {}", "bootstrap")),
     "node.bootstrap_failed": Telling(words=_said("could not join by {}: {}", "endpoint", "reason")),
+    "node.draining": Telling(words=_said("drains, calls still run: {}", "calls"), by=("calls",), quiet=_is_idle),
+    "node.drained": Telling(
+        words=_said("is drained; calls cancelled: {}, turned away: {}", "calls_cancelled", "calls_turned_away"),
+        by=("calls_cancelled", "calls_turned_away"),
+        quiet=_is_idle,
+    ),
     "fault.crash": Telling(words=_each("crashed", "host"), who="host"),
     "fault.restart": Telling(
         words=_each("lost all storage", "host"),

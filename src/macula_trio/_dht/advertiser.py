@@ -20,6 +20,7 @@ RENEWAL_MARGIN_S: Final = 60.0  # before the end of a value's life
 RENEWAL_MIN_S: Final = 10.0
 RENEWAL_JITTER: Final = 0.1  # of the interval: nodes that started together must not renew together
 WITHDRAWAL_DEADLINE_S: Final = 5.0  # behind the scenes; values expire by themselves in any case
+LEAVING: Final = "the node is leaving the mesh, and advertises nothing more"
 
 Put: TypeAlias = Callable[[bytes, Kind, Mapping[str, object]], Awaitable[object]]
 Withdraw: TypeAlias = Callable[[bytes, Kind, Mapping[str, object]], Awaitable[object]]
@@ -52,6 +53,7 @@ class _Advert:
       progress: set, and replaced, when ``stored`` changes.
       renew: set to store again now.
       scope: of what its task does now.
+      ended: whether its task is over, so that nothing will be stored any more.
     """
 
     key: bytes
@@ -63,6 +65,7 @@ class _Advert:
     progress: trio.Event = attrs.field(factory=trio.Event)
     renew: trio.Event = attrs.field(factory=trio.Event)
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    ended: bool = False
 
     def change(self, metadata: Mapping[str, object]) -> None:
         if metadata != self.metadata:
@@ -73,6 +76,8 @@ class _Advert:
     async def wait_stored(self, version: int) -> None:
         await trio.lowlevel.checkpoint()
         while self.stored < version:
+            if self.ended:
+                raise trio.ClosedResourceError(LEAVING)
             await self.progress.wait()
 
 
@@ -107,14 +112,19 @@ class Advertiser:
         """Be found under ``key`` for the length of the block; several blocks for one key share one value.
 
         Entering returns when a value was stored that has everything that this block attaches.
+
+        Raises:
+          trio.ClosedResourceError: the node is leaving the mesh.
         """
+        if self._closing:
+            raise trio.ClosedResourceError(LEAVING)
         advert = self._adverts.get((key, kind))
         together = merge([*(() if advert is None else advert.parts.values()), metadata])
         self._check(key, kind, together)
         if advert is None:
             advert = _Advert(key, kind)
             if not background.start_soon(self._keep, advert, name=f"advertise {kind} {key[:4].hex()}"):
-                raise trio.ClosedResourceError("the node is closed")
+                raise trio.ClosedResourceError(LEAVING)
             self._adverts[key, kind] = advert
             self._idle = trio.Event()
         elif not advert.parts:
@@ -128,10 +138,7 @@ class Advertiser:
             yield
         finally:
             del advert.parts[block]
-            if advert.parts:
-                advert.change(merge(advert.parts.values()))
-            else:
-                self._let_go(advert)
+            self._block_left(advert)
 
     def renew_all(self) -> None:
         """Store everything again now: we have just (re)joined."""
@@ -139,12 +146,21 @@ class Advertiser:
             advert.renew.set()
 
     async def wait_withdrawn(self) -> None:
-        """End what is still advertised and wait until everything is withdrawn."""
-        self._closing = True
-        for advert in self._adverts.values():
-            if advert.parts:
-                self._let_go(advert)
+        """End what is still advertised, for good, and wait until everything is withdrawn."""
+        if not self._closing:
+            self._closing = True
+            for advert in self._adverts.values():
+                if advert.parts:
+                    self._let_go(advert)
         await self._idle.wait()
+
+    def _block_left(self, advert: _Advert) -> None:
+        if self._closing:
+            return  # it is being withdrawn, and to let it go once more would cut that short
+        if advert.parts:
+            advert.change(merge(advert.parts.values()))
+        else:
+            self._let_go(advert)
 
     def _let_go(self, advert: _Advert) -> None:
         advert.version += 1  # whoever comes now waits until it is stored again
@@ -159,6 +175,8 @@ class Advertiser:
                     with trio.move_on_after(WITHDRAWAL_DEADLINE_S) as advert.scope:
                         await self._withdraw(advert.key, advert.kind, advert.metadata)
         finally:
+            advert.ended = True
+            advert.progress.set()
             del self._adverts[advert.key, advert.kind]
             if not self._adverts:
                 self._idle.set()

@@ -127,6 +127,7 @@ class DhtService:
             settings=settings,
         )
         self._hand_over = HandOver(
+            own=self._own,
             client=self.client,
             table=self._table,
             store=self._values,
@@ -187,6 +188,10 @@ class DhtService:
     async def wait_withdrawn(self) -> None:
         """Withdraw what is still advertised and wait for it."""
         await self._advertiser.wait_withdrawn()
+
+    async def hand_over_all(self) -> None:
+        """Give the values that we hold for others to nodes that stay."""
+        await self._hand_over.give_all()
 
     def known_nodes(self) -> list[Contact]:
         """The routing table, nearest first."""

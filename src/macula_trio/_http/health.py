@@ -65,6 +65,6 @@ def health_app(node: Node) -> Router:
         await trio.lowlevel.checkpoint()
         if node.is_ready:
             return JSONResponse({"status": "ready"}, OK)
-        return JSONResponse({"status": "not ready", "reason": "no other node is known, or it is closing"}, UNAVAILABLE)
+        return JSONResponse({"status": "not ready", "reason": "no other node is known, or it is draining"}, UNAVAILABLE)
 
     return Router([Route("/health", health), Route("/ready", ready)], redirect_slashes=False)

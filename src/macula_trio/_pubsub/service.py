@@ -73,6 +73,7 @@ class PubSubService:
         self._may_publish = may_publish
         self._forbidden = self._subscribed = 0
         self._subscriptions = PatternIndex[Inbox]()
+        self._open: dict[Inbox, None] = {}
         self._windows: dict[Place, Counter[bytes]] = {}  # as advertised there
         self.publisher = Publisher(
             own=own,
@@ -145,10 +146,12 @@ class PubSubService:
         """Hand messages to a subscription for the length of the block."""
         with nullcontext() if window is None else self._windowed(inbox, place, window):
             self._subscriptions.add(inbox.pattern, inbox)
+            self._open[inbox] = None
             try:
                 yield
             finally:
                 self._subscriptions.remove(inbox.pattern, inbox)
+                del self._open[inbox]
                 inbox.close()
 
     @contextmanager
@@ -172,6 +175,11 @@ class PubSubService:
         return windows
 
     # -- what comes in ------------------------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """The node has left: nothing more comes to any subscription."""
+        for inbox in self._open:
+            inbox.end()
 
     def take_route(self, link: Link, route: wire.PubsubRoute) -> None:
         """Open an envelope that is for us."""

@@ -132,14 +132,19 @@ class Inbox:
 
         Raises:
           trio.ClosedResourceError: it is closed.
+          trio.EndOfChannel: it has ended, and everything that came before was taken.
         """
         waiting = await self._receive.receive()
         self._let_go(waiting)
         return waiting.message
 
+    def end(self) -> None:
+        """No more will come; what is there can still be taken."""
+        self._send.close()
+
     def close(self) -> None:
         """End it; what waits is lost, and nobody waits for it."""
-        with suppress(trio.WouldBlock):
+        with suppress(trio.WouldBlock, trio.EndOfChannel):
             while True:
                 self._let_go(self._receive.receive_nowait())
         self._send.close()
@@ -180,7 +185,7 @@ class Inbox:
 class Subscription:
     """Messages of one topic, or of all that match a pattern, in the order of arrival.
 
-    An async iterator; made by `Node.subscribe`.
+    An async iterator, which ends when the node was drained; made by `Node.subscribe`.
 
     Attributes:
       topic: the topic or the pattern, as given to `Node.subscribe`.
@@ -196,15 +201,22 @@ class Subscription:
         """Wait for the next message.
 
         Raises:
-          trio.ClosedResourceError: the subscription's block was left.
+          trio.ClosedResourceError: the subscription's block was left; or the node was drained, and everything that
+            came before was taken.
         """
-        return await self._inbox.take()
+        try:
+            return await self._inbox.take()
+        except trio.EndOfChannel:
+            raise trio.ClosedResourceError("the node was drained; no more messages will come") from None
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Message:
-        return await self.receive()
+        try:
+            return await self._inbox.take()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
 
     def statistics(self) -> SubscriptionStatistics:
         """Counts so far."""

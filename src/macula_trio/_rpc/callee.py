@@ -22,6 +22,7 @@ from macula_trio._rpc.calls import CALL_ID_BYTES, CallKey, CallLedger, granted_s
 from macula_trio._rpc.incoming import Incoming, cancel_key
 from macula_trio._rpc.offer import HEALTH_PROCEDURE, Call, Handler, Offer
 from macula_trio._rpc.replies import answer_type, error_reply, rejection_reply, reply_size
+from macula_trio._rpc.running import RunningHandlers
 from macula_trio._util import clip, validate_headers, validate_name
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import CONTENT_MSGPACK, CONTENT_OCTETS, decode_payload, encode_message, encode_payload
@@ -45,6 +46,10 @@ class CallSettings:
 
 class Callee:
     """Serves the procedures that this node offers.
+
+    Attributes:
+      handlers: those that run.
+      last_answered: the links on which answers went out since `drain`.
 
     Args:
       own: our id.
@@ -78,7 +83,11 @@ class Callee:
         )
         self._scopes: dict[CallKey, trio.CancelScope] = {}
         self._background = Background()
-        self._forbidden = 0
+        self.handlers = RunningHandlers()
+        self._probes = RunningHandlers()  # nobody waits for the end of a health check
+        self.last_answered: dict[Link, None] = {}
+        self._is_draining = False
+        self._forbidden = self._turned_away = 0
         transport.handle(wire.Call, self._on_call)
         transport.handle(wire.Cast, self._on_cast)
 
@@ -91,6 +100,19 @@ class Callee:
     def forbidden(self) -> int:
         """Calls and casts that were refused because of who made them."""
         return self._forbidden
+
+    @property
+    def turned_away(self) -> int:
+        """Calls and casts that were refused because the node drains."""
+        return self._turned_away
+
+    def drain(self) -> None:
+        """Refuse from now on what would begin anew, but health checks and what our own handlers ask of us."""
+        self._is_draining = True
+
+    def stands_in(self, procedure: str) -> bool:
+        """Whether our own handlers find a procedure here although it was withdrawn."""
+        return self._is_draining and procedure in self._offers
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own the handlers until cancelled."""
@@ -153,11 +175,15 @@ class Callee:
         if not self._is_allowed(offer, call.procedure, incoming.origin):
             incoming.answer(error_reply(call.call_id, "forbidden", f"{call.procedure} is not for this caller"))
             return
-        verdict = self._ledger.admit(key, now)
+        takes_new = not self._is_draining or offer is self._health  # who drains is well
+        verdict = self._ledger.admit(key, now, takes_new=takes_new)
         if isinstance(verdict, wire.Reply):
             incoming.answer(verdict)
         elif verdict == "busy":
             incoming.answer(error_reply(call.call_id, "busy", "too many calls are running"))
+        elif verdict == "draining":
+            self._turned_away += 1
+            incoming.answer(error_reply(call.call_id, "draining", "the node is draining"))
         elif verdict == "run":
             settings = self._settings
             granted = granted_s(call.timeout, default_s=settings.timeout_default_s, ceiling_s=settings.timeout_max_s)
@@ -201,6 +227,9 @@ class Callee:
             headers=cast.headers,
         )
         incoming = Incoming.bare(link, call)
+        if offer is not None and self._is_draining:
+            self._turned_away += 1
+            offer = None
         if offer is None or self._ledger.admit(incoming.key, trio.current_time()) != "run":
             self._events.emit("rpc.cast_dropped", procedure=clip(cast.procedure))
         elif not self._background.start_soon(self._serve_cast, incoming, offer, name=f"cast {cast.procedure}"):
@@ -230,16 +259,14 @@ class Callee:
             return error_reply(call_id, "busy", "too many calls are running")
         # The caller's own scope is above this task; only the ceiling has to be added.
         ceiling = trio.current_time() + self._settings.timeout_max_s
-        scope = offer.begin(ceiling)
         try:
-            with scope:
+            with self.handlers.one(offer, ceiling) as scope, scope:
                 deadline = min(ceiling, trio.current_effective_deadline())
                 return await self._run_handler(offer.handler, call, Origin(node_id=self._own), deadline)
         finally:
-            offer.finish(scope)
             self._ledger.finish(key)
-        if offer.ended:
-            return error_reply(call_id, "cancelled", "the procedure is no longer offered here")
+        if (given_up := self._given_up(offer)) is not None:
+            return error_reply(call_id, "cancelled", given_up)
         return error_reply(call_id, "timeout", "the handler did not finish in the time that there is at most")
 
     # -- handlers that run --------------------------------------------------------------------------------------------
@@ -248,22 +275,24 @@ class Callee:
         link, call, key = incoming.link, incoming.call, incoming.key
         started = trio.current_time()
         reply: wire.Reply | None = None
-        scope = self._scopes[key] = offer.begin(deadline)
-        gone = scope.cancel  # one object, so that it can be removed again
-        link.add_close_callback(gone)
         try:
-            with scope:
-                answer = await self._run_handler(offer.handler, call, incoming.origin, deadline)
-                await link.wait_writable()  # large answers to many calls take turns, within the callers' time
-                reply = answer
+            with (self._probes if offer is self._health else self.handlers).one(offer, deadline) as scope:
+                self._scopes[key] = scope
+                gone = scope.cancel  # one object, so that it can be removed again
+                link.add_close_callback(gone)
+                try:
+                    with scope:
+                        answer = await self._run_handler(offer.handler, call, incoming.origin, deadline)
+                        await link.wait_writable()  # large answers to many calls take turns, within the callers' time
+                        reply = answer
+                finally:
+                    link.remove_close_callback(gone)
+                    del self._scopes[key]
             if reply is None and trio.current_time() >= deadline:
                 reply = error_reply(call.call_id, "timeout", "the handler did not finish in the caller's time")
-            elif reply is None and offer.ended:
-                reply = error_reply(call.call_id, "cancelled", "the procedure is no longer offered here")
+            elif reply is None and (given_up := self._given_up(offer)) is not None:
+                reply = error_reply(call.call_id, "cancelled", given_up)
         finally:
-            link.remove_close_callback(gone)
-            del self._scopes[key]
-            offer.finish(scope)
             self._ledger.finish(key, reply, size=reply_size(reply), deadline=deadline)
         self._events.emit(
             "rpc.served",
@@ -275,6 +304,14 @@ class Callee:
         )
         if reply is not None:
             incoming.answer(reply)
+            if self._is_draining:
+                self.last_answered[link.whole] = None
+
+    def _given_up(self, offer: Offer) -> str | None:
+        """Why handlers of a procedure were cancelled from our side; None when they were not."""
+        if offer.ended:
+            return "the procedure is no longer offered here"
+        return "the node has left" if self.handlers.stopped else None
 
     async def _run_handler(self, handler: Handler, call: wire.Call, origin: Origin, deadline: float) -> wire.Reply:
         """The handler boundary: whatever a handler raises becomes an answer, and harms nothing else."""
@@ -318,12 +355,10 @@ class Callee:
 
     async def _serve_cast(self, incoming: Incoming, offer: Offer) -> None:
         deadline = trio.current_time() + self._settings.timeout_default_s
-        scope = offer.begin(deadline)
         try:
-            with scope:
+            with self.handlers.one(offer, deadline) as scope, scope:
                 await self._run_handler(offer.handler, incoming.call, incoming.origin, deadline)
         finally:
-            offer.finish(scope)
             self._ledger.finish(incoming.key)
 
 

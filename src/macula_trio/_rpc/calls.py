@@ -67,14 +67,24 @@ class CallLedger:
         """Calls that run now."""
         return len(self._running)
 
-    def admit(self, key: CallKey, now: float) -> Literal["run", "busy", "running"] | Message:
-        """Decide about a call that arrived: run it, refuse it, ignore the repeat, or send this reply again."""
+    def admit(
+        self, key: CallKey, now: float, *, takes_new: bool = True
+    ) -> Literal["run", "busy", "draining", "running"] | Message:
+        """Decide about a call that arrived: run it, refuse it, ignore the repeat, or send this reply again.
+
+        Args:
+          key: what it is known by.
+          now: on the clock of `finish`'s deadlines.
+          takes_new: whether calls may begin; those that have run, or do, are repeated in any case.
+        """
         self._forget_old(now)
         remembered = self._replies.get(key)
         if remembered is not None:
             return remembered.reply
         if key in self._running:
             return "running"
+        if not takes_new:
+            return "draining"
         if len(self._running) >= self.running_max or self._per_caller[key[0]] >= self.running_per_caller_max:
             return "busy"
         self._running[key] = None

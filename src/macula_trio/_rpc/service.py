@@ -214,6 +214,8 @@ class RpcService:
         for _ in range(2):
             was_cached = out.procedure in self._providers
             found = await self.providers(out.procedure)
+            if not found and self.callee.stands_in(out.procedure):
+                found = (Contact(node_id=self._own, endpoint=""),)  # by a handler of ours, of another; nobody dials it
             candidates = [c for c in self._selector.order(found, select, out.procedure) if c not in tried]
             for index, contact in enumerate(candidates[: ATTEMPTS_MAX - len(tried)]):
                 tried[contact] = None
@@ -225,8 +227,8 @@ class RpcService:
                     failure = exc.error
                     if exc.unreached and takes_routed:
                         unreached[contact.node_id] = None
-                except PeerUnavailable as exc:
-                    if not idempotent:
+                except (PeerUnavailable, RemoteCallError) as exc:
+                    if not idempotent or (isinstance(exc, RemoteCallError) and exc.code != "cancelled"):
                         raise
                     failure = exc
                     self._events.emit("rpc.repeated", procedure=out.procedure, call_id=out.call_id.hex())

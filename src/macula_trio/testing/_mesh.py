@@ -11,7 +11,8 @@ import trio
 
 from macula_trio._config import NodeConfig
 from macula_trio._identity.files import Identity
-from macula_trio._node import Node, open_node
+from macula_trio._node import Node
+from macula_trio._open import open_node
 from macula_trio.testing.network import SimNetwork
 
 

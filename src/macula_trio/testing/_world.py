@@ -22,7 +22,8 @@ from macula_trio._dht.owner import StoreReport
 from macula_trio._events import Event, Fact
 from macula_trio._identity.files import Identity
 from macula_trio._ids import NodeId
-from macula_trio._node import Node, open_node
+from macula_trio._node import Node
+from macula_trio._open import open_node
 from macula_trio._util import format_endpoint
 from macula_trio.testing._faults import LinkModel
 from macula_trio.testing._invariants import NOTHING_LEFT, VALUE_FOUND, Invariants, InvariantViolated

@@ -42,7 +42,7 @@ from macula_trio.testing._frame_network import FrameNetwork, FrameStatistics
 
 __all__ = ["FrameLink", "FrameNetwork", "FrameStatistics", "FrameTransport"]
 
-IDLE_KEEPALIVES: Final = 3  # the idle time-out in keepalive intervals, as `macula_trio._node` has it
+IDLE_KEEPALIVES: Final = 3  # the idle time-out in keepalive intervals, as `macula_trio._open` has it
 DIAL_DEADLINE_S: Final = 5.0  # as `NodeConfig` has it
 
 _Wish: TypeAlias = tuple[str, NodeId | None]  # an endpoint, and whom we dial for

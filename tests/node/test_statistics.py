@@ -207,6 +207,58 @@ async def an_envelope_for_another_node_comes(stage: Stage) -> None:
     await stage.tell(pubsub_route(stage.other))
 
 
+async def the_other_one_says_goodbye(stage: Stage) -> None:
+    for link in stage.other._registry.links:
+        link.close()
+    await trio.sleep(0.1)
+
+
+async def a_client_moves(stage: Stage) -> None:
+    home = stage.network.host("home", "10.3.0.1", also=["10.3.0.2"])
+    node = await stage.enter(
+        macula.open_node(attrs.evolve(CONFIG, listen="0.0.0.0:9443", bootstrap=[stage.node.endpoint]), network=home)
+    )
+    home.change_address("10.3.0.3")
+    await node.ping(stage.contact)
+    await trio.sleep(1)
+
+
+async def a_subscriber_that_it_publishes_to_dies(stage: Stage) -> None:
+    await stage.enter(stage.other.subscribe("a.t"))
+    await trio.sleep(1)
+    await stage.node.publish("a.t", 1)
+    stage.network.partition([stage.other.endpoint.rpartition(":")[0]])
+    await trio.sleep(30)
+
+
+async def it_dials_somebody_who_is_not_there(stage: Stage) -> None:
+    with pytest.raises(macula.PeerUnavailable):
+        await stage.node.ping(NOBODY)
+
+
+async def it_dials_him_again_and_again(stage: Stage) -> None:
+    for _ in range(20):
+        await it_dials_somebody_who_is_not_there(stage)
+
+
+async def it_is_called_while_it_drains(stage: Stage) -> None:
+    await stage.enter(stage.node.advertise("a.b", Sleeper()))
+    peer = await stage.outsider()
+    stage.nursery.start_soon(stage.other.call, "a.b")
+    await trio.sleep(0.5)
+    stage.nursery.start_soon(stage.node.drain, 5)
+    await trio.sleep(0.5)
+    peer.say(wire.Call(call_id=bytes(16), procedure="a.b", args=b"null"))
+    await trio.sleep(0.5)
+
+
+async def nobody_takes_what_it_publishes(stage: Stage) -> None:
+    await stage.enter(stage.other.subscribe("a.t", buffer=1, when_full="block"))
+    await trio.sleep(1)
+    for number in range(3):
+        await stage.node.publish("a.t", number)
+
+
 async def a_client_subscribes(stage: Stage) -> None:
     await stage.tell(wire.Subscribe(topics=("t.*",)))
 
@@ -228,6 +280,12 @@ MOVES: Final[Mapping[str, Callable[[Stage], Awaitable[None]]]] = {
     "messages_dropped": sending_a_message_is_cancelled,
     "messages_unconfirmed": a_message_is_read_too_late_to_be_known,
     "links": somebody_dials,
+    "links_opened": somebody_dials,
+    "links_closed": the_other_one_says_goodbye,
+    "links_migrated": a_client_moves,
+    "links_redialed": a_subscriber_that_it_publishes_to_dies,
+    "dials_failed": it_dials_somebody_who_is_not_there,
+    "dials_avoided": it_dials_him_again_and_again,
     "connections_broken": a_peer_breaks_its_connection,
     "datagrams_unroutable": garbage_comes,
     "datagrams_policed": two_peers_talk_while_it_cannot_keep_up,
@@ -236,17 +294,26 @@ MOVES: Final[Mapping[str, Callable[[Stage], Awaitable[None]]]] = {
     "stored_values": a_value_is_stored,
     "calls_running": a_call_takes_its_time,
     "calls_forbidden": somebody_calls_who_may_not,
+    "calls_turned_away": it_is_called_while_it_drains,
     "messages_forbidden": somebody_publishes_who_may_not,
+    "publications_dropped": nobody_takes_what_it_publishes,
     "envelopes_refused": an_envelope_comes_that_nobody_waits_for,
     "envelopes_forwarded": an_envelope_for_another_node_comes,
     "clients": a_client_subscribes,
     "client_messages_dropped": a_client_publishes_a_message_twice,
 }
 # What goes on in every scene moves these, too; nothing else may move along, but what is said here.
-COMMON: Final = frozenset({"frames_sent", "frames_received", "links", "table_size", "stored_values", "clients"})
+COMMON: Final = frozenset(
+    {"frames_sent", "frames_received", "links", "links_opened", "table_size", "stored_values", "clients"}
+)
 ALONG: Final[Mapping[str, frozenset[str]]] = {
-    "messages_unconfirmed": frozenset({"messages_sent"}),
-    "connections_broken": frozenset({"datagrams_unroutable"}),  # what was under way to it
+    "messages_unconfirmed": frozenset({"messages_sent", "links_closed"}),
+    "messages_failed": frozenset({"dials_failed"}),
+    "connections_broken": frozenset({"datagrams_unroutable", "links_closed"}),  # what was under way to it
+    "links_redialed": frozenset({"links_closed", "dials_failed", "dials_avoided"}),
+    "dials_avoided": frozenset({"dials_failed"}),
+    "datagrams_lost": frozenset({"dials_failed"}),
+    "calls_turned_away": frozenset({"calls_running"}),
 }
 
 

@@ -241,6 +241,7 @@ TELLINGS: Final[Mapping[str, Telling]] = {
     "fault.port": Telling(words=_said("is seen at port {1}, no more at {0}", "before", "port"), who="host"),
     "link.opened": Telling(words=_said("opened a link"), quiet=_always),
     "link.closed": Telling(words=_said("closed a link"), quiet=_always),
+    "link.redial": Telling(words=_said("dials {} again, whom it has lost", "endpoint"), by=("peer",)),
     "link.migrated": Telling(words=_said("follows a peer from {} to {}", "before", "endpoint"), by=("peer",)),
     "link.refused": Telling(words=_said("refused {}: {}", "address", "reason"), by=("reason",)),
     "identity_conflict": Telling(words=_said("shares its key with another node, at {}", "address"), by=("address",)),

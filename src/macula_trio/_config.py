@@ -210,8 +210,8 @@ class NodeConfig:
       drain_deadline_s: how long handlers that run may take to finish when the node is drained.
       dial_deadline_s: how long a connection and both proofs may take.
       query_deadline_s: how long one DHT query waits for its answer.
-      keepalive_s: a peer that is silent for so long is asked for a sign of life, three times at most; a connection
-        silent for three of these is gone in any case.
+      keepalive_s: a peer that is silent for so long is asked for a sign of life, and is gone when it has not answered
+        three of them, of a second or a few round trips each; a connection silent for three of these in any case.
       links_max: links that we dialed are kept up to this number; who was used least recently goes first.
       link_idle_s: a link is closed that nobody has used for so long.
       value_ttl_s: life of what we advertise in the DHT; renewed before its end.

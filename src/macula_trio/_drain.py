@@ -59,6 +59,7 @@ class Drain:
         self._nursery = nursery
         self._ended = ended
         self._patience = trio.CancelScope()
+        self._in_peace = True
         self._done = trio.Event()
 
     async def run(self, patience_s: float) -> None:
@@ -107,6 +108,7 @@ class Drain:
                 with trio.move_on_after(self._close_deadline_s):
                     await self._done.wait()
         finally:
+            self._in_peace = self._in_peace and (patiently or self.stage is not Stage.OPEN)
             self._patience.cancel()
             with trio.CancelScope(shield=True):
                 await self.run(self._close_deadline_s)  # noqa: ASYNC102  # bounds itself
@@ -137,7 +139,8 @@ class Drain:
         self._events.emit("node.drained", calls_cancelled=cancelled, calls_turned_away=self._callee.turned_away)
         self.stage = Stage.LEFT
         self._registry.leave()
-        self._pubsub.end()
+        if self._in_peace:  # else whoever receives is cancelled, or learns by an error why the node has ended
+            self._pubsub.end()
         try:
             with trio.CancelScope(shield=True):
                 self._nursery.cancel_scope.cancel()

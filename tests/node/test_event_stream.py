@@ -74,7 +74,7 @@ async def test_what_becomes_of_messages_is_told(autojump_clock: Clock) -> None:
             assert failed.facts["peer"] == far.node_id.hex()
             assert "10.9.9.9:9" in str(failed.facts["reason"])
             with trio.move_on_after(1):
-                await node.send_message(nowhere, MessageType.CAST, CAST)
+                await node.send_message(attrs.evolve(there, endpoint="10.9.9.10:9"), MessageType.CAST, CAST)
             dropped = await first(events, "message.dropped")
             assert dropped.facts == {"peer": far.node_id.hex(), "reason": "cancelled"}
             network.set_link(LinkModel(latency_s=0.6 * LINGER_S))

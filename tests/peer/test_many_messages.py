@@ -52,7 +52,7 @@ async def test_ten_thousand_over_a_link_and_a_thousand_without_one_at_once(autoj
         async def look() -> None:
             while True:
                 backlogs.append(link._sent.size)
-                connections.append(max(len(scene.peer.registry.links) - 1, len(scene.peer.registry._dials)))
+                connections.append(max(len(scene.peer.registry.links) - 1, len(scene.peer.registry._dialer._dials)))
                 await trio.sleep(0.001)
 
         async with trio.open_nursery() as watch:

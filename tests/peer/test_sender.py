@@ -16,8 +16,9 @@ from sender_tools import noting, open_scene
 
 from macula_trio._ids import Contact, NodeId
 from macula_trio._net.quic import CloseReason, Connection, ConnectionHandler
-from macula_trio._peer.asks import ASKS_MAX, UNVERIFIED_STREAMS_MAX, QuicLink
+from macula_trio._peer.asks import ASKS_MAX
 from macula_trio._peer.linger import LINGER_S
+from macula_trio._peer.link import UNVERIFIED_STREAMS_MAX, QuicLink
 from macula_trio._peer.sender import CONNECTIONS_MAX, ROOM_DEADLINE_S
 from macula_trio._trust import Trust
 from macula_trio._util import format_endpoint
@@ -382,7 +383,7 @@ async def test_connections_to_many_peers_are_bounded_and_others_can_dial_meanwhi
                 await scene.peer.registry.link_to(other.contact)
             for _ in range(60):
                 await trio.sleep(0.1)
-                most = max(most, len(scene.peer.registry._dials))
+                most = max(most, len(scene.peer.registry._dialer._dials))
         assert most == CONNECTIONS_MAX
         assert scene.balance() == (0, {"unreachable": 3 * CONNECTIONS_MAX}, {})
 

@@ -287,7 +287,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _of_node(
         "keepalive_s",
         read_number,
-        "A peer silent for these seconds is asked for a sign of life; for three times as many, its connection is gone.",
+        "A peer that is silent for these seconds is asked for a sign of life; unanswered three times, it is gone.",
     ),
     _of_node("links_max", read_number, "Links that we dialed and keep; who was used least recently goes first."),
     _of_node("link_idle_s", read_number, "Seconds after which a link is closed that nobody uses."),

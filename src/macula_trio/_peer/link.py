@@ -70,6 +70,8 @@ _FAREWELLS: Final = (ErrorCode.NORMAL, ErrorCode.CLOSING)
 _QUIC_REFUSED: Final = 1  # QUIC application error code of every close that is not a farewell
 _SIGNS_OF_LIFE: Final = frozenset((MessageType.PING, MessageType.PONG, MessageType.CREDIT))  # keep no link in use
 _EXEMPT: Final = _SIGNS_OF_LIFE | {MessageType.CANCEL, MessageType.DISCONNECT}  # from credit (DESIGN section 6)
+# In the count of ends, where nothing else is known of it; ``idle`` is what nobody has used for long.
+_END_REASONS: Final = {CloseReason.IDLE: "silent", CloseReason.CLOSED_BY_PEER: "closed_by_peer"}
 
 
 class LinkState(enum.Enum):
@@ -399,7 +401,8 @@ class QuicLink(PeerFacts):
         elif verdict is Verdict.GONE:
             self._was_lost = True
             self.close(ErrorCode.SILENT, f"silent for {now - self._liveness.heard_at:.1f} s")
-        return min(now + self._context.keepalive_s / 2, self._liveness.due_at(late_s) if depends else inf)
+        due = min(now + self._context.keepalive_s / 2, self._liveness.due_at(late_s) if depends else inf)
+        return min(due, max(now, self._ending_since) + ENDING_GRACE_S) if self._ending.has_begun else due
 
     def ask_for_life(self) -> None:
         """Send a PING; its answer is told to `LinkContext.alive`, and the lack of it ends the link (`look`)."""
@@ -555,7 +558,7 @@ class QuicLink(PeerFacts):
         if reason is CloseReason.FAILED and self._connection.binding:  # before, the address may be forged
             self._context.offended(self)
         if was_live:
-            self._context.counters.closed[self._end_reason or reason.name.lower()] += 1
+            self._context.counters.closed[self._end_reason or _END_REASONS.get(reason, reason.name.lower())] += 1
             if not self.is_probe:
                 self._context.events.emit("link.closed", peer=hex_or_none(self.node_id), reason=str(self._error))
             self._context.closed(self)

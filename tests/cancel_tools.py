@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import trio
 
-# What the nodes that stay may be asking of the one that has just gone, until the question times out.
-QUESTIONS = ("ask ", "dial ", "check ", "repair ", "STORE ")
+# What the nodes that stay may be asking of the one that has just gone, until the question times out; and a publisher
+# wants whom it has lately sent something to for a minute.
+QUESTIONS = ("ask ", "dial ", "check ", "repair ", "STORE ", "want ", "redial ")
 
 
 class CancelAtStep(trio.abc.Instrument):

@@ -20,7 +20,7 @@ WhenFull: TypeAlias = Literal["drop_oldest", "block"]
 WHEN_FULL: Final[tuple[WhenFull, ...]] = get_args(WhenFull)
 # Of one that blocks: a publisher has a buffer of its own on every link, and what came on its last one may be waiting
 # still; more of them than fill this many buffers are not held back in time, and what is too much is dropped.
-LINKS_FULL_MAX: Final = 2
+LINKS_FULL_MAX: Final = 4
 PUBLISHERS_FULL_MAX: Final = 8
 
 

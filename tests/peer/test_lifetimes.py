@@ -13,7 +13,7 @@ from macula_trio._ids import Contact
 from macula_trio._net.quic import Connection
 from macula_trio._peer.backoff import BASE_S
 from macula_trio._peer.link import ENDING_GRACE_S, QuicLink
-from macula_trio._peer.liveness import PROBES
+from macula_trio._peer.liveness import PROBE_MIN_S, PROBES
 from macula_trio._util import format_endpoint
 from macula_trio._wire import messages as wire
 from macula_trio.abc import Link
@@ -195,9 +195,9 @@ async def test_a_crashed_peer_is_noticed_within_the_keepalive_and_three_probes(
         gone.append(host(1 if dialer_dies else 2))
         survivor, left = (two, one) if dialer_dies else (one, two)
         died_at = trio.current_time()
-        with trio.fail_after(KEEPALIVE_S + PROBES * 1.0 + 0.1):
+        with trio.fail_after(KEEPALIVE_S + PROBES * PROBE_MIN_S + 0.1):
             await ended(survivor)
-        assert trio.current_time() - died_at > PROBES * 1.0
+        assert trio.current_time() - died_at > PROBES * PROBE_MIN_S
         assert ends(survivor) == {"silent": 1}
         assert link.was_lost or dialer_dies
         with pytest.raises(PeerUnavailable):
@@ -239,7 +239,7 @@ async def test_one_side_that_has_forgotten_a_link_comes_back_by_another_one(auto
         assert not old.is_closed, "nobody has told it"
         new = await higher.registry.link_to(lower.contact)
         new.send_nowait(cast(1))
-        await trio.sleep(PROBES * 1.0 + 1.0)
+        await trio.sleep(PROBES * PROBE_MIN_S + 1.0)
         assert old.is_ended
         assert taken == [1]
         assert [link.link_id for link in lower.registry.links] == [new.link_id]

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from typing import Final
 
 PROBES: Final = 3
-PROBE_MIN_S: Final = 1.0  # less tells a pause of the machine from a death no more
+PROBE_MIN_S: Final = 2.0  # less tells a pause of a busy machine from a death no more
 PINGS_REMEMBERED: Final = 8
 LATENESS_HALF_LIFE_S: Final = 5.0
 

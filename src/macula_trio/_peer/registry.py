@@ -36,7 +36,7 @@ LINKS_PER_PEER_MAX: Final = 4  # two by simultaneous dials, and as many that are
 PASSING_LINKS_PER_PEER_MAX: Final = 64  # where one of the two opens one for every message
 REPLACED_MAX: Final = 4096  # nodes whose former runs are remembered; who was replaced first is forgotten first
 RUNS_REMEMBERED: Final = 4  # of one node: a service that restarts in a loop leaves many
-KEEPALIVE_SLACK: Final = 0.02  # of the keepalive: by so much earlier a peer is asked, so that many are asked at once
+KEEPALIVE_SLACK: Final = 0.01  # of the keepalive: by so much earlier a peer is asked, so that many are asked at once
 ACCEPTED_IDLE_SHARE: Final = 1.1  # of the idle time, for what others dialed: they end it first
 
 

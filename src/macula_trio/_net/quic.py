@@ -136,18 +136,21 @@ class _Unheard:
 class _Secrets(io.StringIO):
     """Collects the two application traffic secrets of one connection, in memory, for the channel binding.
 
-    This is the file behind aioquic's public ``secrets_log_file``.
+    This is the file behind aioquic's public ``secrets_log_file``: lines of a label, TLS's client random, a secret.
     """
 
     def __init__(self, tee: Callable[[str], None] | None) -> None:
         super().__init__()
         self._tee = tee
         self._found: dict[str, bytes] = {}
+        self.client_random = b""
 
     def write(self, line: str) -> int:
         label, _, rest = line.partition(" ")
         if label in ("CLIENT_TRAFFIC_SECRET_0", "SERVER_TRAFFIC_SECRET_0"):
-            self._found[label] = bytes.fromhex(rest.split()[1])
+            client_random, secret = rest.split()
+            self._found[label] = bytes.fromhex(secret)
+            self.client_random = bytes.fromhex(client_random)
         if self._tee is not None:
             self._tee(line)
         return len(line)
@@ -211,6 +214,11 @@ class Connection:
     def binding(self) -> bytes:
         """32 bytes that only the two ends know; empty before the handshake is completed."""
         return self._binding
+
+    @property
+    def client_random(self) -> bytes:
+        """32 bytes that the dialer drew, which both ends, and everybody on the way, know (RFC 8446, section 4.1.2)."""
+        return self._secrets.client_random
 
     @property
     def is_lost(self) -> bool:

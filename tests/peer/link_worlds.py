@@ -246,6 +246,9 @@ class World:
 
                 def opening(link: QuicLink) -> None:
                     opened.append(link)
+                    former = [each for each in registry.links if each.node_id == link.node_id]
+                    if any(each.instance != link.instance for each in former):
+                        raise Violation(f"{key} has links to a former run of the peer of {name_of(link)}")
                     self.tell(f"{key} opened {name_of(link)} dialed={link.is_dialed} replaces={short(link.replaces)}")
 
                 def closing(link: QuicLink) -> None:

@@ -210,6 +210,7 @@ async def open_peer(
     number: int,
     *,
     identity: int | None = None,
+    address: Address | None = None,
     instance: bytes | None = None,
     dial_deadline_s: float = 5.0,
     policy: Mapping[str, Any] = MappingProxyType({}),
@@ -220,12 +221,13 @@ async def open_peer(
 
     ``wrap`` stands between a connection that is accepted and its link.
     """
+    at = address or host(number)
     fields: dict[str, Any] = {
         "credentials": credentials(number if identity is None else identity),
         "instance": instance or bytes([number & 255]) * 16,
         "realm": REALM,
         "trust": Trust.open(),
-        "endpoint": format_endpoint(host(number)),
+        "endpoint": format_endpoint(at),
     }
     party = LocalParty(**(fields | changes))
     bus, events = EventBus(trio.current_time), list[Event]()
@@ -237,7 +239,7 @@ async def open_peer(
         random_fraction=random.Random(number).random,
         policy=LinkPolicy(dial_deadline_s=dial_deadline_s, **policy),
     )
-    socket = await network.bind(host(number))
+    socket = await network.bind(at)
     endpoint = QuicEndpoint(
         socket,
         party.credentials,

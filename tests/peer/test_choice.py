@@ -17,6 +17,7 @@ LOW, HIGH = NodeId(bytes(32)), NodeId(b"\xff" * 32)
 @attrs.frozen
 class Candidate:
     link_id: bytes
+    client_random: bytes
     replaces: bytes | None
     is_dialed: bool  # by the lower id
 
@@ -27,7 +28,9 @@ def other_end(link: Candidate) -> Candidate:
 
 ids = st.binary(min_size=1, max_size=2)
 candidates = st.lists(
-    st.builds(Candidate, ids, st.none() | ids, st.booleans()), max_size=6, unique_by=lambda link: link.link_id
+    st.builds(Candidate, ids, st.binary(min_size=32, max_size=32), st.none() | ids, st.booleans()),
+    max_size=6,
+    unique_by=(lambda link: link.link_id, lambda link: link.client_random),
 )
 
 
@@ -42,10 +45,10 @@ def test_both_ends_choose_alike(links: list[Candidate], chance: random.Random) -
 
 
 def test_the_dial_of_the_lower_id_stays() -> None:
-    by_low, by_high = Candidate(b"z", None, is_dialed=True), Candidate(b"a", None, is_dialed=False)
+    by_low, by_high = Candidate(b"z", b"z", None, is_dialed=True), Candidate(b"a", b"a", None, is_dialed=False)
     assert choose([by_high, by_low], own=LOW, peer=HIGH) is by_low
 
 
 def test_what_was_replaced_goes_whoever_dialed() -> None:
-    old, new = Candidate(b"a", None, is_dialed=True), Candidate(b"z", b"a", is_dialed=False)
+    old, new = Candidate(b"a", b"a", None, is_dialed=True), Candidate(b"z", b"z", b"a", is_dialed=False)
     assert choose([old, new], own=LOW, peer=HIGH) is new

@@ -23,7 +23,7 @@ class Side:
 
     def act(self) -> None:
         while not self.has_closed:
-            step = self.ending.next_step(asks=self.asks, works=self.works > 0)
+            step = self.ending.next_step(asks=self.asks, works=self.works > 0, has_queued=False)
             if step is Step.FINISH:
                 assert "end" not in self.out
                 self.out.append("end")
@@ -113,10 +113,23 @@ def test_nothing_is_lost_whoever_ends_it_and_when(steps: list[tuple[int, str]], 
 def test_a_replacement_that_died_is_taken_back_while_the_last_was_not_said() -> None:
     waits, leads = Ending(), Ending()
     waits.begin(is_replaced=True, is_dialed=False)
-    assert waits.next_step(asks=0, works=False) is None
+    assert waits.next_step(asks=0, works=False, has_queued=False) is None
     assert waits.retract()
     assert not waits.is_under_way
     leads.begin(is_replaced=True, is_dialed=True)
-    assert leads.next_step(asks=0, works=False) is Step.FINISH
+    assert leads.next_step(asks=0, works=False, has_queued=False) is Step.FINISH
     leads.has_finished = True
     assert not leads.retract()
+
+
+def test_nobody_says_that_all_is_heard_while_something_waits_for_an_earlier_link() -> None:
+    """Whoever closed would lose it, or act on it before its turn."""
+    follows, leads = Ending(), Ending()
+    follows.begin(is_replaced=True, is_dialed=False)
+    leads.begin(is_replaced=True, is_dialed=True)
+    leads.has_finished = True
+    for ending in (follows, leads):
+        ending.peer_has_finished = True
+        assert ending.next_step(asks=0, works=False, has_queued=True) is None
+    assert follows.next_step(asks=0, works=False, has_queued=False) is Step.FINISH
+    assert leads.next_step(asks=0, works=False, has_queued=False) is Step.CLOSE

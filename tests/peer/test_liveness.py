@@ -55,9 +55,20 @@ def test_the_oldest_unanswered_ping_decides_and_not_the_latest() -> None:
     for at in (10.0, 11.0, 12.0):
         assert liveness.judge(at, 0.0) is Verdict.PING
         liveness.pinged(at)
-    liveness.heard(12.5)  # that we hear it does not show that it hears us
     assert liveness.judge(12.9, 0.0) is Verdict.FINE
+    assert liveness.due_at(0.0) == 13.0
     assert liveness.judge(13.0, 0.0) is Verdict.GONE
+
+
+def test_who_talks_is_alive_though_its_answer_lies_behind_much_else() -> None:
+    """Such a one is 300 KB over a lossy line, when a second link was opened and the first asked for a sign of life."""
+    liveness = Liveness(KEEPALIVE_S, 0.0)
+    liveness.pinged(0.0)
+    for tenth in range(100):
+        liveness.heard(tenth / 10)
+        assert liveness.judge(tenth / 10, 0.0) is not Verdict.GONE
+    assert liveness.judge(10.8, 0.0) is not Verdict.GONE
+    assert liveness.judge(10.9, 0.0) is Verdict.GONE, "silent for one probe"
 
 
 def test_an_answer_counts_for_all_pings_before_it() -> None:

@@ -44,6 +44,186 @@ TIMER_SLACK_S: Final = 1e-6  # waking exactly at get_timer() can livelock aioqui
 _DIALED_PEER: Final = ("dialed", 0)
 
 
+<<<<<<< HEAD
+=======
+class CloseReason(enum.Enum):
+    """How a connection ended."""
+
+    CLOSED_BY_US = "closed"
+    CLOSED_BY_PEER = "closed by the peer"
+    IDLE = "silent for too long"
+    HANDSHAKE_TIMEOUT = "no handshake in time"
+    UNTRUSTED = "its TLS certificate is refused; it needs one of our realm that is valid now"
+    FAILED = "broken by what the peer sent"
+
+
+class ConnectionHandler(Protocol):
+    """What a connection tells the layer above; called from the pump, must neither block nor raise."""
+
+    def handshake_completed(self) -> None:
+        """TLS is through and `Connection.binding` is set; nobody has proven anything yet."""
+        ...
+
+    def stream_data_received(self, stream_id: int, data: bytes, end_stream: bool) -> None:
+        """Bytes of a stream, in order."""
+        ...
+
+    def stream_reset(self, stream_id: int) -> None:
+        """The peer gave a stream up."""
+        ...
+
+    def connection_lost(self, reason: CloseReason, detail: str) -> None:
+        """The end; called exactly once."""
+        ...
+
+
+class _Unheard:
+    """The handler of a connection that was given up, or has yet to win its race."""
+
+    def handshake_completed(self) -> None:
+        """Never comes: what is answered first gets another handler."""
+
+    def stream_data_received(self, stream_id: int, data: bytes, end_stream: bool) -> None:
+        """Neither does this."""
+
+    def stream_reset(self, stream_id: int) -> None:
+        """Nor this."""
+
+    def connection_lost(self, reason: CloseReason, detail: str) -> None:
+        """Nobody waits for it."""
+
+
+class _Secrets(io.StringIO):
+    """Collects the two application traffic secrets of one connection, in memory, for the channel binding.
+
+    This is the file behind aioquic's public ``secrets_log_file``: lines of a label, TLS's client random, a secret.
+    """
+
+    def __init__(self, tee: Callable[[str], None] | None) -> None:
+        super().__init__()
+        self._tee = tee
+        self._found: dict[str, bytes] = {}
+        self.client_random = b""
+
+    def write(self, line: str) -> int:
+        label, _, rest = line.partition(" ")
+        if label in ("CLIENT_TRAFFIC_SECRET_0", "SERVER_TRAFFIC_SECRET_0"):
+            client_random, secret = rest.split()
+            self._found[label] = bytes.fromhex(secret)
+            self.client_random = bytes.fromhex(client_random)
+        if self._tee is not None:
+            self._tee(line)
+        return len(line)
+
+    def take_binding(self) -> bytes:
+        """Derive the binding and forget the secrets."""
+        client, server = self._found.pop("CLIENT_TRAFFIC_SECRET_0"), self._found.pop("SERVER_TRAFFIC_SECRET_0")
+        return channel_binding(client, server)
+
+
+@attrs.define(eq=False)
+class EndpointCounters:
+    """What happened on one socket.  Only ever grows."""
+
+    datagrams_received: int = 0
+    datagrams_sent: int = 0
+    datagrams_unroutable: int = 0
+    datagrams_policed: int = 0
+    connections_accepted: int = 0
+    connections_dialed: int = 0
+    connections_raced: int = 0  # of those dialed: got a second, smaller one
+    connections_refused: int = 0
+    connections_broken: int = 0
+    retries_demanded: int = 0
+
+
+class Connection:
+    """One QUIC connection.  Made by `QuicEndpoint` only; everything here is without waiting."""
+
+    def __init__(
+        self,
+        endpoint: QuicEndpoint,
+        quic: QuicConnection,
+        secrets: _Secrets,
+        *,
+        path: Path,
+        is_dialed: bool,
+        deadline: float,
+        check: ServerCheck | None = None,
+    ) -> None:
+        self._endpoint = endpoint
+        self._quic = quic
+        self._secrets = secrets
+        self._check = check
+        self._deadline = deadline  # on Trio's clock; inf once the peer has proven itself
+        self._cids: dict[bytes, None] = {}
+        self._binding = b""
+        self._handler: ConnectionHandler | None = None
+        self._lost = False
+        self._withheld = 0.0
+        self._withheld_max = WITHHELD_UNPROVEN_MAX
+        self._credit = InboundCredit(quic)
+        self._share = TokenBucket(WORK_PER_S, WORK_BURST)
+        # Written, and not in a datagram yet: about, since datagrams carry other things, and some data twice.
+        self.unsent_bytes = 0
+        self.path = path
+        self.seen_at: Address = path[:2]  # of one that was accepted: where the peer is now, wherever it dialed from
+        self.is_dialed = is_dialed
+
+    @property
+    def binding(self) -> bytes:
+        """32 bytes that only the two ends know; empty before the handshake is completed."""
+        return self._binding
+
+    @property
+    def client_random(self) -> bytes:
+        """32 bytes that the dialer drew, which both ends, and everybody on the way, know (RFC 8446, section 4.1.2)."""
+        return self._secrets.client_random
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it has ended."""
+        return self._lost
+
+    @property
+    def is_worn(self) -> bool:
+        """Stub until merged."""
+        return False
+
+    def open_stream(self) -> int:
+        """The id of the next bidirectional stream of ours; it opens with the first `write`."""
+        return self._quic.get_next_available_stream_id()
+
+    def write(self, stream_id: int, data: bytes, *, end_stream: bool = False) -> None:
+        """Put bytes into a stream; they leave with the next flush, together with those of other tasks."""
+        if self._lost:
+            return
+        with self._endpoint._contained(self):
+            self._quic.send_stream_data(stream_id, data, end_stream)
+        self.unsent_bytes += len(data)
+        self._endpoint._mark_written(self)
+
+    def worked(self, amount: int) -> None:
+        """Charge to the peer's share what its bytes have made us do, in frames."""
+        self._share.spend(amount)
+
+    def random_bytes(self, count: int) -> bytes:
+        """Bytes that the peer cannot guess."""
+        return self._endpoint._random_bytes(count)
+
+    def proven(self) -> None:
+        """Lift the deadline of the handshake, and the bounds for strangers."""
+        self._deadline = inf
+        self._withheld_max = WITHHELD_MAX
+        self._credit.widen()
+        self._endpoint._admission.proven(self)
+
+    def close(self, code: ErrorCode, *, error_code: int = 0) -> None:
+        """Send what was written, then QUIC's close with ``code`` as its phrase, now."""
+        self._endpoint._close(self, CloseReason.CLOSED_BY_US, code, error_code=error_code)
+
+
+>>>>>>> property
 class QuicEndpoint:
     """All connections of one datagram socket.
 

@@ -17,6 +17,11 @@ class Candidate(Protocol):
         ...
 
     @property
+    def client_random(self) -> bytes:
+        """What its dialer drew for it, which both ends know."""
+        ...
+
+    @property
     def replaces(self) -> bytes | None:
         """The link in whose place it was dialed."""
         ...
@@ -30,17 +35,22 @@ class Candidate(Protocol):
 C = TypeVar("C", bound=Candidate)
 
 
-def choose(links: Iterable[C], *, own: NodeId, peer: NodeId) -> C | None:
-    """The one that stays.
+def rank(links: Iterable[C], *, own: NodeId, peer: NodeId) -> list[C]:
+    """All of them, the one that stays first.
 
     What was replaced goes first; then what the higher id dialed; of the rest, which one node dialed at the same time,
-    the one whose id is the lowest stays, since both ends know it.
+    the one for which it drew the lowest number stays, since both ends know it.  Not the lowest `link_id`, which comes
+    out of OpenSSL: no replay would choose alike.
     """
     candidates = list(links)
     replaced = {link.replaces for link in candidates if link.replaces is not None}
     ours_counts = own < peer
-    return min(
+    return sorted(
         candidates,
-        key=lambda link: (link.link_id in replaced, link.is_dialed is not ours_counts, link.link_id),
-        default=None,
+        key=lambda link: (link.link_id in replaced, link.is_dialed is not ours_counts, link.client_random),
     )
+
+
+def choose(links: Iterable[C], *, own: NodeId, peer: NodeId) -> C | None:
+    """The one that stays, if there is any."""
+    return next(iter(rank(links, own=own, peer=peer)), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -40,6 +40,11 @@ def _nothing(*_: object) -> None:
     """For whom nobody needs to be told."""
 
 
+def _none(_: object) -> Iterable[QuicLink]:
+    """Of a link that is the only one."""
+    return ()
+
+
 @attrs.define(eq=False, kw_only=True)
 class LinkContext:
     """What all links of a node share.
@@ -55,6 +60,7 @@ class LinkContext:
       closed: called when a link that was live has ended.
       ending: called when the peer sends nothing new on a link any more.
       alive: called when a peer has answered a PING of ours.
+      siblings: the other live links to the proven peer of one.
       observed: told where a proven peer that we dialed says that it sees us.
     """
 
@@ -69,6 +75,7 @@ class LinkContext:
     closed: Callable[[QuicLink], None] = _nothing
     ending: Callable[[QuicLink], None] = _nothing
     alive: Callable[[QuicLink], None] = _nothing
+    siblings: Callable[[QuicLink], Iterable[QuicLink]] = _none
     observed: Callable[[QuicLink, Address], None] = _nothing
     counters: LinkCounters = attrs.field(factory=LinkCounters)
     _selves: dict[bytes, None] = attrs.field(factory=dict, init=False)

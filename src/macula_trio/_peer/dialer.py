@@ -56,6 +56,11 @@ class Dial:
     error: MeshError | None = None
     insist: int = 0
 
+    @property
+    def is_introduced(self) -> bool:
+        """Whether its CONNECT has left, for a link that is like others."""
+        return self.link is not None and self.link.is_introduced and not self.link.is_passing
+
     async def wait(self) -> QuicLink:
         """The link.
 
@@ -177,9 +182,15 @@ class Dialer:
         return node_id in self._of_node
 
     def introduced_to(self, node_id: NodeId) -> Dial | None:
-        """A dial for this node whose CONNECT has left, so that the peer may use the link already."""
-        dials = self._of_node.get(node_id, {})
-        return next((dial for dial in dials if dial.link is not None and dial.link.is_introduced), None)
+        """A dial for this node whose CONNECT has left, so that the peer may use the link already.
+
+        None for one thing alone: whoever dials that closes it.
+        """
+        return next((dial for dial in self._of_node.get(node_id, ()) if dial.is_introduced), None)
+
+    def introduced_links(self, node_id: NodeId) -> list[QuicLink]:
+        """The links of all such dials."""
+        return [dial.link for dial in self._of_node.get(node_id, ()) if dial.link is not None and dial.is_introduced]
 
     def supersede(self, node_id: NodeId, link: QuicLink) -> None:
         """A node has dialed us: what we dial for it, and has not said anything there, is not needed."""

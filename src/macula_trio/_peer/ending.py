@@ -48,16 +48,23 @@ class Ending:
         self.has_begun = self._leads = False
         return True
 
-    def next_step(self, *, asks: int, works: bool) -> Step | None:
+    def next_step(self, *, asks: int, works: bool, has_queued: bool) -> Step | None:
         """What is to be done, if anything.
 
         Args:
           asks: questions of ours on this link without an answer.
           works: whether something runs here for the peer of this link.
+          has_queued: whether something of what came has yet to wait for the end of an earlier link.
         """
         if not self.has_begun:
             return None
         if not self.has_finished:
+<<<<<<< HEAD
             return Step.FINISH if (self._leads or self.peer_has_finished) and not asks else None
         is_over = self._leads and self.peer_has_finished and not asks and not works
+=======
+            is_heard = self.peer_has_finished and not asks and not has_queued
+            return Step.FINISH if self._leads or is_heard else None
+        is_over = self._leads and self.peer_has_finished and not asks and not works and not has_queued
+>>>>>>> property
         return Step.CLOSE if is_over else None

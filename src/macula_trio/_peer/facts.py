@@ -57,6 +57,11 @@ class PeerFacts:
         return hashlib.sha256(b"macula link" + self._connection.binding).digest()[:LINK_ID_BYTES]
 
     @property
+    def client_random(self) -> bytes:
+        """What its dialer drew for it, which both ends know."""
+        return self._connection.client_random
+
+    @property
     def replaces(self) -> bytes | None:
         """The `link_id` in whose place this one was dialed."""
         return self._replaces if self.is_dialed or self._peer is None else self._peer.replaces

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import inf
 from typing import Final, Self
 
@@ -17,7 +17,7 @@ import trio
 
 from macula_trio._ids import NodeId, hex_or_none
 from macula_trio._net.quic import CONTROL_STREAM, CloseReason, Connection
-from macula_trio._peer.asks import Asks
+from macula_trio._peer.asks import Asks, Pending
 from macula_trio._peer.budget import LinkBudget
 from macula_trio._peer.context import LinkContext
 from macula_trio._peer.ending import Ending, Step
@@ -174,8 +174,10 @@ class QuicLink(PeerFacts):
 
     @property
     def may_bring_more(self) -> bool:
-        """Whether something may come yet that the peer has sent on it."""
-        return self._state is LinkState.LIVE and not self._ending.peer_has_finished
+        """Whether something may come yet, or has come and waits, that the peer has sent on it."""
+        if self._state is LinkState.CONNECTING:
+            return self.is_introduced  # the peer may have taken it already, and its PONG be on the way
+        return self._state is LinkState.LIVE and (not self._ending.peer_has_finished or self.succession.has_queued)
 
     @property
     def is_congested(self) -> bool:
@@ -238,6 +240,10 @@ class QuicLink(PeerFacts):
         if self._error is not None and self._peer is None:
             raise self._error
 
+    def note_use(self) -> None:
+        """Somebody is about to use it, so it is not idle."""
+        self._used_at = trio.current_time()
+
     def reserve(self) -> bool:
         """Take the place of one more message on a link to a v0.8 peer that we dialed; False when it is worn out."""
         if self._reserved >= UNVERIFIED_STREAMS_MAX:
@@ -284,6 +290,7 @@ class QuicLink(PeerFacts):
     def send_nowait(self, message: Message) -> None:
         """Put one message on the way."""
         link = self.heir
+        link._require_speech(is_answer=is_reply(message) or may_be_reply(message))
         link.send_on(link._stream, message)
 
     def send_frame_nowait(self, frame: bytes) -> None:
@@ -294,6 +301,7 @@ class QuicLink(PeerFacts):
         """
         link = self.heir
         link._require_live()
+        link._require_speech(is_answer=False)
         link._write_frame(link._stream, frame)
 
     def send_on(self, stream_id: int, message: Message) -> None:
@@ -331,11 +339,22 @@ class QuicLink(PeerFacts):
             f"{self._label()} answered by {type(pending.outcome).__name__}", code=ErrorCode.UNEXPECTED_MESSAGE
         )
 
+    async def wait_ended(self) -> None:
+        """Wait until this very connection has ended, or another link has come into its place."""
+        await trio.lowlevel.checkpoint()
+        while not self.is_ended and self.heir is self:
+            await self._room.wait()
+
     async def wait_writable(self) -> None:
         """Wait until less than 1 MiB is on its way."""
         await trio.lowlevel.checkpoint()
         while self.is_congested and not self.is_closed:
             await self.heir._room.wait()
+
+    def _require_speech(self, *, is_answer: bool) -> None:
+        """Refuse something new behind our last word: nobody would wait for it."""
+        if self.verified and self._ending.has_finished and not is_answer:
+            raise NotSent(f"{self._label()}: this link is ending")
 
     def _require_live(self) -> None:
         if self._state is not LinkState.LIVE:
@@ -455,7 +474,6 @@ class QuicLink(PeerFacts):
         self._ending_since = trio.current_time()
         self._ending.begin(is_replaced=successor is not None, is_dialed=self.is_dialed)
         if successor is not None:
-            successor.wait_for(self)
             self.succession.successor = successor
             self._asks.move_to(successor._asks)
             successor._close_callbacks |= self._close_callbacks
@@ -469,17 +487,17 @@ class QuicLink(PeerFacts):
             self._end_reason = None
             self.succession.successor = None
 
-    def wait_for(self, predecessor: QuicLink) -> None:
-        """Act on nothing new that comes here before all that was sent on a predecessor has come."""
-        if predecessor.may_bring_more:
-            self.succession.follow(self, predecessor, predecessor.succession)
+    def wait_only_for(self, predecessors: Iterable[QuicLink]) -> None:
+        """Act on nothing new that comes here before all that was sent on these has come."""
+        self.succession.follow_only(self, [link for link in predecessors if link.may_bring_more])
 
     def _go_on_ending(self) -> None:
         is_replaced = self.succession.successor is not None
         if not is_replaced and trio.current_time() < self._ending_since + ENDING_GRACE_S:
             return
         while self._state is LinkState.LIVE:
-            step = self._ending.next_step(asks=len(self._asks), works=bool(self._close_callbacks))
+            works, has_queued = bool(self._close_callbacks), self.succession.has_queued
+            step = self._ending.next_step(asks=len(self._asks), works=works, has_queued=has_queued)
             if step is Step.FINISH:
                 self._connection.write(CONTROL_STREAM, b"", end_stream=True)
                 self._ending.has_finished = True
@@ -492,7 +510,8 @@ class QuicLink(PeerFacts):
     def _peer_finished(self) -> None:
         """The peer's control stream has ended: it says nothing new here."""
         self._ending.peer_has_finished = True
-        self._let_followers_go_on()
+        if not self.may_bring_more:
+            self._let_followers_go_on()
         if self._state is LinkState.LIVE and not self._ending.has_begun:
             self._context.ending(self)
         self._go_on_ending()
@@ -508,14 +527,20 @@ class QuicLink(PeerFacts):
 
     def _let_followers_go_on(self) -> None:
         for follower in self.succession.ended(self):
-            follower._take_queued()
+            follower.take_queued()
 
-    def _take_queued(self, *, now_or_never: bool = False) -> None:
+    def take_queued(self, *, now_or_never: bool = False) -> None:
+        """Act on what has come too early and whose turn it is by now."""
+        if not self.succession.has_queued:
+            return
         try:
             while self._state is LinkState.LIVE and (entry := self.succession.take(now_or_never=now_or_never)):
                 self._take(*entry)
         except (RemoteProtocolError, LocalProtocolError) as exc:
             self._broken(exc)
+        if self._state is LinkState.LIVE and not self.may_bring_more:
+            self._let_followers_go_on()
+            self._go_on_ending()
 
     # -- the end ------------------------------------------------------------------------------------------------
 
@@ -542,7 +567,7 @@ class QuicLink(PeerFacts):
         was_live = self._peer is not None
         self._was_lost |= reason is CloseReason.IDLE
         if reason is CloseReason.CLOSED_BY_PEER:
-            self._take_queued(now_or_never=True)  # it was sent before the end
+            self.take_queued(now_or_never=True)  # it was sent before the end
         self._state = LinkState.CLOSED
         if self._error is None:
             text = f"{self._label()}: {reason.value}" + (f" ({detail})" if detail else "")
@@ -550,6 +575,7 @@ class QuicLink(PeerFacts):
             self._error = self._farewell(code, text)
         self._asks.fail(str(self._error))
         self._inbox.clear()
+        self.succession.clear()
         self._settled.set()
         self._room.set()
         callbacks, self._close_callbacks = self._close_callbacks, {}
@@ -562,6 +588,7 @@ class QuicLink(PeerFacts):
             if not self.is_probe:
                 self._context.events.emit("link.closed", peer=hex_or_none(self.node_id), reason=str(self._error))
             self._context.closed(self)
+        self.succession.follow_only(self, ())
         self._let_followers_go_on()
 
     # -- the connection's handler --------------------------------------------------------------------------------
@@ -763,11 +790,19 @@ class QuicLink(PeerFacts):
         """Give a reply to whoever waits for it."""
         if not (is_reply(message) or may_be_reply(message)):
             return False
-        pending = self.heir._asks.find(message, stream_id, verified=self.verified)
+        pending = self._find_asker(message, stream_id)
         if pending is None or pending.outcome is not None:
             return False
         pending.resolve(message)
         return True
+
+    def _find_asker(self, reply: Message, stream_id: int) -> Pending | None:
+        pending = self.heir._asks.find(reply, stream_id, verified=self.verified)
+        if pending is None and self.verified and not isinstance(reply, wire.Pong):
+            # Of three links the two sides may go over to different ones, each of which looks best from there.
+            found = (link._asks.find(reply, stream_id, verified=True) for link in self._context.siblings(self))
+            return next(filter(None, found), None)
+        return pending
 
     def _hand_over(self, stream_id: int, message: Message) -> None:
         """Give a message to the service that takes its kind."""

@@ -1,10 +1,11 @@
 """Whether a peer is alive: keepalive PINGs, and the oldest one without an answer decides (DESIGN section 7).
 
 Sans-IO.  After ``keepalive_s`` of silence a PING is due, and another one with every probe interval behind it.  A peer
-is gone when the oldest PING that it has not answered is three probes old: one that was lost with its connection's
-retransmissions does not count, one that was answered late does.  An interval follows the round trip as a QUIC probe
-time-out does (RFC 9002, section 6.2.1), and grows by how late our own timers run, so that an overloaded node does not
-declare the world dead.
+is gone when the oldest PING that it has not answered is three probes old, and nothing else has come for one probe: the
+answer of a peer that talks may lie behind much that it has yet to say, and if it does not hear us, it is the one to
+notice.  A PING that was lost with its connection's retransmissions does not count, one that was answered late does.
+An interval follows the round trip as a QUIC probe time-out does (RFC 9002, section 6.2.1), and grows by how late our
+own timers run, so that an overloaded node does not declare the world dead.
 """
 
 from __future__ import annotations
@@ -123,17 +124,27 @@ class Liveness:
           slack_s: by which the first PING may leave earlier.
         """
         if self._pings is None:
+<<<<<<< HEAD
             return Verdict.PING if now + slack_s >= self._heard_at + self._keepalive_s else Verdict.FINE
         oldest, newest = next(iter(self._pings.values())), next(reversed(self._pings.values()))
         probe_s = self.probe_s(late_s)
         if now >= oldest + PROBES * probe_s:
+=======
+            return Verdict.PING if now >= self._heard_at + self._keepalive_s else Verdict.FINE
+        newest, probe_s = next(reversed(self._pings.values())), self.probe_s(late_s)
+        if now >= self._gone_at(probe_s):
+>>>>>>> property
             return Verdict.GONE
         return Verdict.PING if now >= newest + probe_s else Verdict.FINE
+
+    def _gone_at(self, probe_s: float) -> float:
+        """Of a peer that still talks an answer may lie behind much else that it has yet to say."""
+        assert self._pings is not None
+        return max(next(iter(self._pings.values())) + PROBES * probe_s, self._heard_at + probe_s)
 
     def due_at(self, late_s: float) -> float:
         """When `judge` may say something else than now, if nothing happens before."""
         if self._pings is None:
             return self._heard_at + self._keepalive_s
-        oldest, newest = next(iter(self._pings.values())), next(reversed(self._pings.values()))
-        probe_s = self.probe_s(late_s)
-        return min(oldest + PROBES * probe_s, newest + probe_s)
+        newest, probe_s = next(reversed(self._pings.values())), self.probe_s(late_s)
+        return min(self._gone_at(probe_s), newest + probe_s)

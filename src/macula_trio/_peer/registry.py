@@ -18,7 +18,7 @@ from macula_trio._background import Background
 from macula_trio._events import EventBus
 from macula_trio._ids import Contact, NodeId
 from macula_trio._net.quic import Connection, QuicEndpoint
-from macula_trio._peer.choice import choose
+from macula_trio._peer.choice import choose, rank
 from macula_trio._peer.context import KEEPALIVE_S, LinkContext, LinkCounters
 from macula_trio._peer.dialer import Aim, DialCounters, Dialer, address_of
 from macula_trio._peer.handshake import PER_MESSAGE, LocalParty, RemoteParty
@@ -34,6 +34,7 @@ LINKS_MAX: Final = 100  # that we dialed and keep, as `NodeConfig` has it
 LINK_IDLE_S: Final = 300.0  # likewise
 LINKS_PER_PEER_MAX: Final = 4  # two by simultaneous dials, and as many that are about to end
 PASSING_LINKS_PER_PEER_MAX: Final = 64  # where one of the two opens one for every message
+DIALS_PER_WISH_MAX: Final = 3  # a peer that ends each link at once must not keep us dialing
 REPLACED_MAX: Final = 4096  # nodes whose former runs are remembered; who was replaced first is forgotten first
 RUNS_REMEMBERED: Final = 4  # of one node: a service that restarts in a loop leaves many
 KEEPALIVE_SLACK: Final = 0.01  # of the keepalive: by so much earlier a peer is asked, so that many are asked at once
@@ -104,6 +105,7 @@ class LinkRegistry:
             closed=self._link_closed,
             ending=self._link_ending,
             alive=self._link_alive,
+            siblings=self._siblings,
             observed=self._observed,
         )
         self._upkeep = Upkeep(self._look, slack_s=KEEPALIVE_SLACK * policy.keepalive_s)
@@ -170,6 +172,8 @@ class LinkRegistry:
 
     def live_link(self, node_id: NodeId) -> QuicLink | None:
         """The link to use for new work with this node, if one is live."""
+        if self._ending_link(node_id) is not None:
+            return None
         best = choose(
             (link for link in self._live.get(node_id, ()) if self._is_usable(link)), own=self._own, peer=node_id
         )
@@ -187,14 +191,31 @@ class LinkRegistry:
           TrustError: somebody else answered, or one side refuses the other.
         """
         self.require_welcome(contact)
+        dials = 0
         while True:
             link = self.live_link(contact.node_id) or self._unproven_link(contact)
             if link is None:
-                link = await self._dial_for(contact)
+                dials += 1
+                await self._wait_for_ends(contact.node_id)
+                dialed = await self._dial_for(contact)
+                # A better one may have come meanwhile and be in use: who waited must not fall behind it.
+                link = self.live_link(contact.node_id) or dialed
             else:
                 await trio.lowlevel.checkpoint()
+            if link.is_ending and dials < DIALS_PER_WISH_MAX:  # since a moment ago: the next one comes behind it
+                continue
             if link.verified or link.reserve():  # else others were quicker, and it takes no more
+                link.note_use()
                 return link
+
+    async def _wait_for_ends(self, node_id: NodeId) -> None:
+        """Wait while a link ends that nothing replaces: what comes on the next one would overtake what it brings."""
+        while (link := self._ending_link(node_id)) is not None:
+            await link.wait_ended()
+
+    def _ending_link(self, node_id: NodeId) -> QuicLink | None:
+        links = self._live.get(node_id, ())
+        return next((link for link in links if link.is_ending and link.heir is link and not self._is_apart(link)), None)
 
     async def _dial_for(self, contact: Contact) -> QuicLink:
         dial = self._dialer.introduced_to(contact.node_id)
@@ -325,6 +346,10 @@ class LinkRegistry:
         """Whether it is for one thing, and no link to a peer like others."""
         return link.is_passing or PER_MESSAGE in link.capabilities or PER_MESSAGE in self._party.capabilities
 
+    def _siblings(self, link: QuicLink) -> list[QuicLink]:
+        links = () if link.node_id is None else self._live.get(link.node_id, ())
+        return [other for other in links if other is not link]
+
     def _is_usable(self, link: QuicLink) -> bool:
         if link.is_ending or link.is_passing:
             return False
@@ -342,19 +367,33 @@ class LinkRegistry:
         """
         links = [link for link in self._live.get(node_id, ()) if not self._is_apart(link)]
         best = choose((link for link in links if not link.is_ending), own=self._own, peer=node_id)
+        self._put_in_order(node_id, links)
         is_older = True
         for link in links:
             if link is best:
                 is_older = False
             elif best is not None:
-                best.wait_for(link)
                 if is_older or link.peer_has_finished or best is vouched:
                     self._retreat(link, best, "replaced")
                 elif is_new:
                     best.ask_for_life()
                     self._upkeep.look_at(best, trio.current_time())
-            elif link.peer_has_finished and not self._dialer.is_dialing(node_id):
+            elif link.peer_has_finished and self._dialer.introduced_to(node_id) is None:
                 self._retreat(link, None, "goodbye")
+
+    def _put_in_order(self, node_id: NodeId, links: list[QuicLink]) -> None:
+        """Read what comes on several links in the order in which it was sent.
+
+        Whoever sends goes from a link to a better one, and to a worse one only when the better has ended.
+        """
+        coming = [*links, *(link for link in self._dialer.introduced_links(node_id) if link not in links)]
+        ranked = rank(coming, own=self._own, peer=node_id)
+        if ranked and ranked[0].peer_has_finished:  # in favour of none that is here
+            ranked.append(ranked.pop(0))
+        for place, link in enumerate(ranked):
+            link.wait_only_for(ranked[place + 1 :])
+        for link in reversed(ranked):
+            link.take_queued()
 
     def _retreat(self, link: QuicLink, successor: QuicLink | None, reason: str) -> None:
         link.retreat(successor, reason=reason)
@@ -401,7 +440,7 @@ class LinkRegistry:
                 self._trim()
         alike = [other for other in links if self._is_apart(other) is is_apart]
         if len(alike) > (PASSING_LINKS_PER_PEER_MAX if is_apart else LINKS_PER_PEER_MAX):
-            preferred = self.live_link(node_id)
+            preferred = choose(alike, own=self._own, peer=node_id)
             surplus = next(other for other in alike if other is not preferred)
             surplus.close(ErrorCode.LIMIT_EXCEEDED, "too many links")
 
@@ -419,7 +458,7 @@ class LinkRegistry:
             if not links:
                 del self._live[link.node_id]
             for predecessor in links:
-                if predecessor.succession.successor is link:
+                if predecessor.heir is link:  # which another one may have replaced in order: then that is the heir
                     predecessor.resume()
             if link.was_lost and not self._is_apart(link):
                 self._note_lost(link, link.node_id)
@@ -447,7 +486,7 @@ class LinkRegistry:
         now = trio.current_time()
         share = 1.0 if link.is_dialed else ACCEPTED_IDLE_SHARE
         idle_at = link.used_at + share * self._policy.link_idle_s
-        if now >= idle_at and not link.is_busy:
+        if now >= idle_at and self._is_dispensable(link):
             self._retreat(link, None, "idle")
         elif link.is_worn:
             self._replace(link)
@@ -466,9 +505,15 @@ class LinkRegistry:
         surplus = len(dialed) - self._policy.links_max
         self._has_surplus = surplus > 0  # tried again when one is looked at: those that are busy now may be idle then
         if surplus > 0:
-            idle = sorted((link for link in dialed if not link.is_busy), key=lambda link: link.used_at)
+            idle = sorted((link for link in dialed if self._is_dispensable(link)), key=lambda link: link.used_at)
             for link in idle[:surplus]:
                 self._retreat(link, None, "surplus")
+
+    def _is_dispensable(self, link: QuicLink) -> bool:
+        """Whether nothing is under way on it, nor another link to its peer, which would be in its place."""
+        assert link.node_id is not None
+        others = (other for other in self._live[link.node_id] if other is not link and not self._is_apart(other))
+        return not link.is_busy and not any(others) and not self._dialer.is_dialing(link.node_id)
 
     def _replace(self, link: QuicLink) -> None:
         """Dial another link in the place of one whose connection is worn."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from macula_trio._wire import messages as wire
@@ -40,10 +41,23 @@ class Succession:
         """Of what has come too early."""
         return self._queued_bytes
 
-    def follow(self, link: QuicLink, predecessor: QuicLink, of_predecessor: Succession) -> None:
-        """Let a link, whose place this is, wait for the end of another one."""
-        self._predecessors[predecessor] = None
-        of_predecessor._followers[link] = None
+    @property
+    def has_queued(self) -> bool:
+        """Whether something has come too early."""
+        return bool(self._queue)
+
+    def follow_only(self, link: QuicLink, predecessors: Iterable[QuicLink]) -> None:
+        """Let a link, whose place this is, wait for the ends of these others and of no more."""
+        for former in self._predecessors:
+            former.succession._followers.pop(link, None)
+        self._predecessors = dict.fromkeys(predecessors)
+        for predecessor in self._predecessors:
+            predecessor.succession._followers[link] = None
+
+    def clear(self) -> None:
+        """Forget what has come too early: its link has ended before it was its turn."""
+        self._queue.clear()
+        self._queued_bytes = 0
 
     def must_wait(self, message: Message) -> bool:
         """Whether a message that has come now has its turn later."""

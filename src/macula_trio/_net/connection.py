@@ -166,6 +166,11 @@ class Connection:
         return self._binding
 
     @property
+    def client_random(self) -> bytes:
+        """32 bytes that the dialer drew, which both ends, and everybody on the way, know (RFC 8446, section 4.1.2)."""
+        return self._secrets.client_random
+
+    @property
     def is_lost(self) -> bool:
         """Whether it has ended."""
         return self._lost

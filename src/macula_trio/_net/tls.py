@@ -41,18 +41,24 @@ CERTIFICATE_ALERTS: Final = frozenset(
 class Secrets(io.StringIO):
     """Collects the two application traffic secrets of one connection, in memory, for the channel binding.
 
-    This is the file behind aioquic's public ``secrets_log_file``.
+    This is the file behind aioquic's public ``secrets_log_file``: lines of a label, TLS's client random, a secret.
+
+    Attributes:
+      client_random: 32 bytes; empty before the handshake is completed.
     """
 
     def __init__(self, tee: Callable[[str], None] | None) -> None:
         super().__init__()
         self._tee = tee
         self._found: dict[str, bytes] = {}
+        self.client_random: bytes = b""
 
     def write(self, line: str) -> int:
         label, _, rest = line.partition(" ")
         if label in ("CLIENT_TRAFFIC_SECRET_0", "SERVER_TRAFFIC_SECRET_0"):
-            self._found[label] = bytes.fromhex(rest.split()[1])
+            client_random, secret = rest.split()
+            self._found[label] = bytes.fromhex(secret)
+            self.client_random = bytes.fromhex(client_random)
         if self._tee is not None:
             self._tee(line)
         return len(line)

@@ -59,12 +59,7 @@ class Ending:
         if not self.has_begun:
             return None
         if not self.has_finished:
-<<<<<<< HEAD
-            return Step.FINISH if (self._leads or self.peer_has_finished) and not asks else None
-        is_over = self._leads and self.peer_has_finished and not asks and not works
-=======
-            is_heard = self.peer_has_finished and not asks and not has_queued
-            return Step.FINISH if self._leads or is_heard else None
+            is_heard = self.peer_has_finished and not has_queued
+            return Step.FINISH if (self._leads or is_heard) and not asks else None
         is_over = self._leads and self.peer_has_finished and not asks and not works and not has_queued
->>>>>>> property
         return Step.CLOSE if is_over else None

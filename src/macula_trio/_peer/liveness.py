@@ -15,7 +15,8 @@ from collections import OrderedDict
 from typing import Final
 
 PROBES: Final = 3
-PROBE_MIN_S: Final = 2.0  # less tells a pause of a busy machine from a death no more
+PROBE_MIN_S: Final = 1.0  # less tells a pause of the machine from a death no more
+PROBE_MAX_S: Final = 5.0  # a round trip behind much else that was written says little of the way
 PINGS_REMEMBERED: Final = 8
 LATENESS_HALF_LIFE_S: Final = 5.0
 
@@ -113,7 +114,7 @@ class Liveness:
     def probe_s(self, late_s: float) -> float:
         """How long one PING may go unanswered before the next."""
         from_rtt_s = 0.0 if self._rtt_s is None else self._rtt_s + 4 * self._rtt_var_s
-        return max(min(PROBE_MIN_S, self._keepalive_s), from_rtt_s) + late_s
+        return max(min(PROBE_MIN_S, self._keepalive_s), min(from_rtt_s, PROBE_MAX_S)) + late_s
 
     def judge(self, now: float, late_s: float, slack_s: float = 0.0) -> Verdict:
         """What is due.
@@ -124,16 +125,9 @@ class Liveness:
           slack_s: by which the first PING may leave earlier.
         """
         if self._pings is None:
-<<<<<<< HEAD
             return Verdict.PING if now + slack_s >= self._heard_at + self._keepalive_s else Verdict.FINE
-        oldest, newest = next(iter(self._pings.values())), next(reversed(self._pings.values()))
-        probe_s = self.probe_s(late_s)
-        if now >= oldest + PROBES * probe_s:
-=======
-            return Verdict.PING if now >= self._heard_at + self._keepalive_s else Verdict.FINE
         newest, probe_s = next(reversed(self._pings.values())), self.probe_s(late_s)
         if now >= self._gone_at(probe_s):
->>>>>>> property
             return Verdict.GONE
         return Verdict.PING if now >= newest + probe_s else Verdict.FINE
 

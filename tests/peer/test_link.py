@@ -554,7 +554,7 @@ async def test_without_its_control_stream_a_link_is_nothing(how: str, autojump_c
         else:
             recorder.write(b"", end_stream=True)
         recorder.connection._endpoint.mark_written(recorder.connection)  # a reset is no write
-        await trio.sleep(4)  # virtual: the one that ended the stream would close next, and is waited for a little
+        await trio.sleep(6)  # virtual: the one that ended the stream would close next, and is asked whether it lives
         assert scene.peer.registry.links == []
         assert recorder.detail == (ErrorCode.UNEXPECTED_MESSAGE if how == "reset" else ErrorCode.NORMAL)
 

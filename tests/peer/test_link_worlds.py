@@ -11,7 +11,7 @@ from link_worlds import Plan, run_world, try_seed
 from macula_trio._peer.succession import Early, Succession
 
 EVERY_DAY, BATCH, SWEPT = 20, 10, 1000
-SOME = range(8)  # of every day
+SOME = range(12)  # of every day
 
 
 @pytest.mark.parametrize("seed", range(EVERY_DAY))

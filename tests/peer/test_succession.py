@@ -7,7 +7,7 @@ import trio
 from quic_tools import Peer, open_peer
 
 from macula_trio._peer import registry as registry_module
-from macula_trio._peer.link import QuicLink
+from macula_trio._peer.link import ENDING_GRACE_S, QuicLink
 from macula_trio._wire import messages as wire
 from macula_trio.abc import Link
 from macula_trio.errors import NotSent
@@ -109,6 +109,7 @@ async def test_what_comes_behind_a_link_that_ends_does_not_overtake_it(autojump_
         await trio.sleep(LATENCY_S)  # it is on its way, and lost
         network.set_link(LinkModel(latency_s=LATENCY_S))
         one.registry._retreat(former, None, "idle")
+        await trio.sleep(ENDING_GRACE_S + LATENCY_S / 2)  # the last was said
         successor = await one.registry.link_to(two.contact)
         assert former.is_ended
         successor.send_nowait(cast(2))
@@ -123,11 +124,27 @@ async def test_nothing_new_is_said_behind_the_last_word(autojump_clock: Clock) -
         numbers = note_casts(two)
         link = await one.registry.link_to(two.contact)
         one.registry._retreat(link, None, "idle")
+        await trio.sleep(ENDING_GRACE_S + LATENCY_S / 2)
         with pytest.raises(NotSent, match="this link is ending"):
             link.send_nowait(cast(1))
         await trio.sleep(1)
         assert link.is_ended
         assert not numbers
+
+
+async def test_who_is_given_a_link_that_was_about_to_end_goes_on_with_it(autojump_clock: Clock) -> None:
+    network = SimNetwork(latency_s=LATENCY_S)
+    async with open_peer(network, 1) as one, open_peer(network, 2) as two:
+        numbers = note_casts(two)
+        link = await one.registry.link_to(two.contact)
+        one.registry._retreat(link, None, "idle")
+        await trio.sleep(ENDING_GRACE_S / 2)
+        assert await one.registry.link_to(two.contact) is link
+        await trio.sleep(10)
+        link.send_nowait(cast(1))
+        await trio.sleep(1)
+        assert not link.is_ending
+        assert numbers == [1]
 
 
 async def test_two_links_never_wait_for_each_other(autojump_clock: Clock) -> None:

@@ -34,7 +34,7 @@ from macula_trio._peer.handshake import (
     make_pong,
 )
 from macula_trio._peer.inbox import BUFFERED_BYTES_MAX, Inbox
-from macula_trio._peer.liveness import PROBES, Liveness, Verdict
+from macula_trio._peer.liveness import Liveness, Verdict
 from macula_trio._peer.observed import read_observed
 from macula_trio._peer.succession import Succession
 from macula_trio._peer.views import LinkView, OneStream
@@ -192,6 +192,11 @@ class QuicLink(PeerFacts):
     def is_busy(self) -> bool:
         """Whether something is under way that would be lost with it."""
         return bool(self._asks or self._close_callbacks or self._connection.unsent_bytes)
+
+    @property
+    def works_for_peer(self) -> bool:
+        """Whether something runs here that the peer waits for, or that ends with the link."""
+        return bool(self._close_callbacks)
 
     @property
     def is_worn(self) -> bool:
@@ -425,7 +430,7 @@ class QuicLink(PeerFacts):
 
     def ask_for_life(self) -> None:
         """Send a PING; its answer is told to `LinkContext.alive`, and the lack of it ends the link (`look`)."""
-        if self._state is LinkState.LIVE and not self._ending.has_finished:
+        if self._state is LinkState.LIVE:
             number = self._liveness.pinged(trio.current_time())
             self._write(self._stream, wire.Ping(timestamp=UNASKED - number))
 
@@ -481,11 +486,14 @@ class QuicLink(PeerFacts):
             self._tell_room()
         self._go_on_ending()
 
-    def resume(self) -> None:
-        """Go on as before, if the last was not said yet: the successor has died."""
-        if self._ending.retract():
-            self._end_reason = None
-            self.succession.successor = None
+    def resume(self) -> bool:
+        """Go on as before, if the last was not said yet: the successor has died, or somebody needs this one."""
+        if not self._ending.retract():
+            return False
+        self._end_reason = None
+        self._ending_since = inf
+        self.succession.successor = None
+        return True
 
     def wait_only_for(self, predecessors: Iterable[QuicLink]) -> None:
         """Act on nothing new that comes here before all that was sent on these has come."""
@@ -517,13 +525,16 @@ class QuicLink(PeerFacts):
         self._go_on_ending()
 
     def _watch_ending(self, now: float, late_s: float) -> float:
-        """The peer may have died meanwhile, or its last word may be lost: nobody waits for ever."""
-        patience_s = PROBES * self._liveness.probe_s(late_s)
-        quiet_since = max(self._ending_since, self._liveness.heard_at)
-        if now >= quiet_since + patience_s and not self._asks and not self._close_callbacks:
-            self.close(ErrorCode.NORMAL, f"nothing came for {now - quiet_since:.1f} s while it ended")
+        """The peer may have died meanwhile, or its last word may be lost: it is asked soon, and goes on if it lives."""
+        probe_s = self._liveness.probe_s(late_s)
+        quiet_until = max(self._ending_since, self._liveness.heard_at) + probe_s
+        verdict = self._liveness.judge(now, late_s)
+        if verdict is Verdict.GONE:
+            self.close(ErrorCode.NORMAL, f"nothing came for {now - self._liveness.heard_at:.1f} s while it ended")
             return inf
-        return max(now, quiet_since) + patience_s
+        if verdict is Verdict.PING or (now >= quiet_until and not self._liveness.is_waiting):
+            self.ask_for_life()
+        return self._liveness.due_at(late_s) if self._liveness.is_waiting else quiet_until
 
     def _let_followers_go_on(self) -> None:
         for follower in self.succession.ended(self):

@@ -71,6 +71,11 @@ class Liveness:
         return self._heard_at
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether a PING has yet to be answered."""
+        return self._pings is not None
+
+    @property
     def round_trip_s(self) -> float | None:
         """Smoothed; None before the first answer."""
         return self._rtt_s

@@ -34,6 +34,7 @@ LINKS_MAX: Final = 100  # that we dialed and keep, as `NodeConfig` has it
 LINK_IDLE_S: Final = 300.0  # likewise
 LINKS_PER_PEER_MAX: Final = 4  # two by simultaneous dials, and as many that are about to end
 PASSING_LINKS_PER_PEER_MAX: Final = 64  # where one of the two opens one for every message
+ENDS_PATIENCE_S: Final = 1.0
 DIALS_PER_WISH_MAX: Final = 3  # a peer that ends each link at once must not keep us dialing
 REPLACED_MAX: Final = 4096  # nodes whose former runs are remembered; who was replaced first is forgotten first
 RUNS_REMEMBERED: Final = 4  # of one node: a service that restarts in a loop leaves many
@@ -193,7 +194,7 @@ class LinkRegistry:
         self.require_welcome(contact)
         dials = 0
         while True:
-            link = self.live_link(contact.node_id) or self._unproven_link(contact)
+            link = self.live_link(contact.node_id) or self._unproven_link(contact) or self._spared(contact.node_id)
             if link is None:
                 dials += 1
                 await self._wait_for_ends(contact.node_id)
@@ -209,9 +210,21 @@ class LinkRegistry:
                 return link
 
     async def _wait_for_ends(self, node_id: NodeId) -> None:
-        """Wait while a link ends that nothing replaces: what comes on the next one would overtake what it brings."""
+        """Wait while a link ends that nothing replaces: what comes on the next one would overtake what it brings.
+
+        Not for long where the peer waits for answers of ours, which may take their time: its last word comes behind
+        them, while ours has most likely arrived.
+        """
         while (link := self._ending_link(node_id)) is not None:
-            await link.wait_ended()
+            with trio.move_on_after(ENDS_PATIENCE_S) as patience:
+                await link.wait_ended()
+            if patience.cancelled_caught and link.works_for_peer:
+                return
+
+    def _spared(self, node_id: NodeId) -> QuicLink | None:
+        """A link that was about to end because nobody used it, and has not said its last word."""
+        link = self._ending_link(node_id)
+        return link if link is not None and not link.peer_has_finished and link.resume() else None
 
     def _ending_link(self, node_id: NodeId) -> QuicLink | None:
         links = self._live.get(node_id, ())

@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
+
+import attrs
 
 from macula_trio._ids import NodeId
 
 
+@attrs.frozen
+class Lineage:
+    """What the choice depends on; what replaces a link comes into its place, whoever dialed it.
+
+    Attributes:
+      is_ours: whether we dialed the first of the line.
+      number: what its dialer drew for that one, which both ends know.  Not its id, which comes out of OpenSSL: no
+        replay would choose alike.
+      generation: how often it was replaced.
+    """
+
+    is_ours: bool
+    number: bytes
+    generation: int = 0
+
+    def next(self) -> Self:
+        """Of what replaces it."""
+        return attrs.evolve(self, generation=self.generation + 1)
+
+
 class Candidate(Protocol):
-    """What of a link the choice depends on."""
+    """A link."""
 
     @property
-    def link_id(self) -> bytes:
-        """What both ends call it."""
-        ...
-
-    @property
-    def client_random(self) -> bytes:
-        """What its dialer drew for it, which both ends know."""
-        ...
-
-    @property
-    def replaces(self) -> bytes | None:
-        """The link in whose place it was dialed."""
-        ...
-
-    @property
-    def is_dialed(self) -> bool:
-        """Whether we dialed it."""
+    def lineage(self) -> Lineage:
+        """What the choice depends on."""
         ...
 
 
@@ -38,17 +45,16 @@ C = TypeVar("C", bound=Candidate)
 def rank(links: Iterable[C], *, own: NodeId, peer: NodeId) -> list[C]:
     """All of them, the one that stays first.
 
-    What was replaced goes first; then what the higher id dialed; of the rest, which one node dialed at the same time,
-    the one for which it drew the lowest number stays, since both ends know it.  Not the lowest `link_id`, which comes
-    out of OpenSSL: no replay would choose alike.
+    What the lower id dialed stays; of what one node dialed at the same time, the one for which it drew the lowest
+    number; and of one line the youngest.
     """
-    candidates = list(links)
-    replaced = {link.replaces for link in candidates if link.replaces is not None}
     ours_counts = own < peer
-    return sorted(
-        candidates,
-        key=lambda link: (link.link_id in replaced, link.is_dialed is not ours_counts, link.client_random),
-    )
+
+    def place(link: C) -> tuple[bool, bytes, int]:
+        lineage = link.lineage
+        return lineage.is_ours is not ours_counts, lineage.number, -lineage.generation
+
+    return sorted(links, key=place)
 
 
 def choose(links: Iterable[C], *, own: NodeId, peer: NodeId) -> C | None:

@@ -8,6 +8,7 @@ from typing import Final
 
 from macula_trio._ids import NodeId
 from macula_trio._net.quic import Connection
+from macula_trio._peer.choice import Lineage
 from macula_trio._peer.handshake import RemoteParty
 from macula_trio._util import Address, format_endpoint, path_address, told_address
 
@@ -15,11 +16,12 @@ LINK_ID_BYTES: Final = 16
 
 
 class PeerFacts:
-    """Who is at the other end of a connection, and where: read only, by everybody."""
+    """Who is at the other end of a connection, and where."""
 
     _connection: Connection
     _peer: RemoteParty | None
     _replaces: bytes | None
+    _inherited: Lineage | None = None
 
     @property
     def node_id(self) -> NodeId | None:
@@ -60,6 +62,15 @@ class PeerFacts:
     def client_random(self) -> bytes:
         """What its dialer drew for it, which both ends know."""
         return self._connection.client_random
+
+    @property
+    def lineage(self) -> Lineage:
+        """Its place among the links to its peer."""
+        return self._inherited or Lineage(self.is_dialed, self.client_random)
+
+    def inherit(self, replaced: PeerFacts) -> None:
+        """Come into the place of another link."""
+        self._inherited = replaced.lineage.next()
 
     @property
     def replaces(self) -> bytes | None:

@@ -440,6 +440,9 @@ class LinkRegistry:
         self._dialer.note_up(link.peer_address, node_id)
         outdated = [other for other in links if other.instance != link.instance]
         links.append(link)
+        replaced = next((other for other in links if other.link_id == link.replaces), None)
+        if replaced is not None and replaced is not link:
+            link.inherit(replaced)
         for other in outdated:
             self._note_replaced(other)
             other.close(ErrorCode.NORMAL, "the peer was started anew", reason="restarted")

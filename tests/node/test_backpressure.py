@@ -21,6 +21,8 @@ from macula_trio.testing import SimNetwork, open_mesh
 from macula_trio.testing._mesh import sim_identity
 from macula_trio.testing.network import LinkModel
 
+pytestmark = pytest.mark.thorough
+
 Clock = trio.testing.MockClock
 
 

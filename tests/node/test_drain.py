@@ -22,6 +22,8 @@ from macula_trio.testing._frame_node import open_frame_mesh
 from macula_trio.testing.frames import FrameNetwork
 from macula_trio.wire import MessageType
 
+pytestmark = pytest.mark.thorough
+
 Clock = trio.testing.MockClock
 REALM = "org.example.test"
 KEY = macula.dht_key("a value")

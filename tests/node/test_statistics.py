@@ -22,6 +22,8 @@ from macula_trio.abc import Message
 from macula_trio.testing import LinkModel, SimNetwork, open_mesh
 from macula_trio.testing._mesh import sim_identity
 
+pytestmark = pytest.mark.thorough
+
 Clock = trio.testing.MockClock
 CAST: Final = {"procedure": "a.b", "args": b"{}"}
 NOBODY: Final = macula.Contact(node_id=macula.NodeId(bytes(32)), endpoint=format_endpoint(host(99)))

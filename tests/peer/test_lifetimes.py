@@ -20,6 +20,8 @@ from macula_trio.abc import Link
 from macula_trio.errors import NotSent, PeerUnavailable
 from macula_trio.testing import SimNetwork
 
+pytestmark = pytest.mark.thorough
+
 Clock = trio.testing.MockClock
 KEEPALIVE_S = 10.0
 IDLE_S = 60.0

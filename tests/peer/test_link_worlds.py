@@ -10,6 +10,8 @@ from link_worlds import Plan, run_world, try_seed
 
 from macula_trio._peer.succession import Early, Succession
 
+pytestmark = pytest.mark.thorough
+
 EVERY_DAY, BATCH, SWEPT = 20, 10, 1000
 SOME = range(12)  # of every day
 

@@ -28,6 +28,8 @@ from macula_trio.abc import Link
 from macula_trio.errors import ErrorCode, PeerUnavailable, RealmMismatch, TrustError
 from macula_trio.testing import LinkModel, SimNetwork
 
+pytestmark = pytest.mark.thorough
+
 Clock = trio.testing.MockClock
 NOBODY: Final = Contact(node_id=NodeId(bytes(32)), endpoint=format_endpoint(host(99)))
 

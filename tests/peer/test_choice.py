@@ -23,8 +23,9 @@ def at_other_end(link: Candidate) -> Candidate:
     return Candidate(attrs.evolve(link.lineage, is_ours=not link.lineage.is_ours))
 
 
+numbers = st.binary(min_size=1, max_size=2)
 candidates = st.lists(
-    st.builds(Candidate, st.builds(Lineage, st.booleans(), st.binary(min_size=1, max_size=2), st.integers(0, 3))),
+    st.builds(Candidate, st.builds(Lineage, st.booleans(), numbers, st.integers(0, 3), numbers)),
     max_size=6,
     unique=True,
 )
@@ -46,5 +47,5 @@ def test_the_dial_of_the_lower_id_stays() -> None:
 
 def test_what_replaces_a_link_comes_into_its_very_place() -> None:
     better, old, worse = (Candidate(Lineage(True, number)) for number in (b"a", b"b", b"c"))
-    new = Candidate(old.lineage.next())
-    assert rank([old, worse, new, better], own=LOW, peer=HIGH) == [better, new, old, worse]
+    new, other = Candidate(old.lineage.next(b"x")), Candidate(old.lineage.next(b"y"))  # by both ends at the same time
+    assert rank([old, worse, other, new, better], own=LOW, peer=HIGH) == [better, new, other, old, worse]

@@ -19,15 +19,17 @@ class Lineage:
       number: what its dialer drew for that one, which both ends know.  Not its id, which comes out of OpenSSL: no
         replay would choose alike.
       generation: how often it was replaced.
+      last: what the dialer of the last one drew; both ends may replace a link at the same time.
     """
 
     is_ours: bool
     number: bytes
     generation: int = 0
+    last: bytes = b""
 
-    def next(self) -> Self:
-        """Of what replaces it."""
-        return attrs.evolve(self, generation=self.generation + 1)
+    def next(self, number: bytes) -> Self:
+        """Of what replaces it, for which its dialer drew this number."""
+        return attrs.evolve(self, generation=self.generation + 1, last=number)
 
 
 class Candidate(Protocol):
@@ -50,9 +52,9 @@ def rank(links: Iterable[C], *, own: NodeId, peer: NodeId) -> list[C]:
     """
     ours_counts = own < peer
 
-    def place(link: C) -> tuple[bool, bytes, int]:
+    def place(link: C) -> tuple[bool, bytes, int, bytes]:
         lineage = link.lineage
-        return lineage.is_ours is not ours_counts, lineage.number, -lineage.generation
+        return lineage.is_ours is not ours_counts, lineage.number, -lineage.generation, lineage.last
 
     return sorted(links, key=place)
 

@@ -70,7 +70,7 @@ class PeerFacts:
 
     def inherit(self, replaced: PeerFacts) -> None:
         """Come into the place of another link."""
-        self._inherited = replaced.lineage.next()
+        self._inherited = replaced.lineage.next(self.client_random)
 
     @property
     def replaces(self) -> bytes | None:

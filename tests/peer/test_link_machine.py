@@ -125,6 +125,9 @@ class FakeConnection:
             self.written.append((stream_id, MessageType(frame.type)))
         decoder.end()
 
+    def is_heard(self, stream_id: int) -> bool:
+        return True
+
     def random_bytes(self, count: int) -> bytes:
         return bytes(count)
 

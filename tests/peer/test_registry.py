@@ -159,7 +159,7 @@ async def test_two_that_dial_each_other_prefer_the_same_connection_and_serve_bot
         async with trio.open_nursery() as nursery:
             nursery.start_soon(dial, "by one", one, two)
             nursery.start_soon(dial, "by two", two, one)
-        await trio.sleep(0.1)
+        await trio.sleep(0.5)
         lower, higher = sorted((one, two), key=lambda peer: peer.node_id)
         at_lower, at_higher = lower.registry.live_link(higher.node_id), higher.registry.live_link(lower.node_id)
         assert at_lower is not None

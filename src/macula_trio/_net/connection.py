@@ -16,7 +16,7 @@ from aioquic.quic import events
 from aioquic.quic.connection import QuicConnection
 
 from macula_trio._identity.trust import ServerCheck
-from macula_trio._net.credit import InboundCredit
+from macula_trio._net.credit import InboundCredit, is_heard
 from macula_trio._net.fairness import WORK_BURST, WORK_PER_S
 from macula_trio._net.migration import PeerPath
 from macula_trio._net.tls import Secrets
@@ -179,6 +179,10 @@ class Connection:
     def is_worn(self) -> bool:
         """Whether it has carried so much that another one should take its place; it goes on all the same."""
         return self._wear.is_worn
+
+    def is_heard(self, stream_id: int) -> bool:
+        """Whether all that was written on a stream that we have ended has arrived."""
+        return is_heard(self._quic, stream_id)
 
     def open_stream(self) -> int:
         """The id of the next bidirectional stream of ours; it opens with the first `write`."""

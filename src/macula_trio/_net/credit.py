@@ -33,6 +33,12 @@ HANDSHAKE_AHEAD_MAX: Final = 64 * 1024  # of a TLS message whose front is missin
 _NOTHING: Final = Buffer(capacity=0)
 
 
+def is_heard(quic: QuicConnection, stream_id: int) -> bool:
+    """Whether the peer has acknowledged a stream of ours to its end; aioquic forgets such streams, or says so."""
+    stream = quic._streams.get(stream_id)
+    return stream is None or stream.sender.is_finished
+
+
 class _Window(Limit):
     """In the place of aioquic's own count: it may read the limit, and its doubling comes to nothing."""
 

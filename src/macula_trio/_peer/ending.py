@@ -1,8 +1,8 @@
 """How a link between two of our nodes ends without loss: what to do next, and when it is over (DESIGN section 7).
 
 Sans-IO.  One side leads: it ends its control stream when it has nothing new to say on it, and nothing that it asked
-there is open.  The other side answers by ending its own, on the same terms.  The leader, which hears that, knows that
-both were heard to the end, and closes the connection.
+there is open.  The other side answers by ending its own, on the same terms.  The leader, which hears that, closes
+the connection when its own last word was acknowledged; both may lead, and then an end is no answer to the other.
 
 Of a link that another one replaces, its dialer leads, and both know of the replacement by themselves.  Whoever just
 wants to end an idle link leads, too.
@@ -47,6 +47,11 @@ class Ending:
             return False
         self.has_begun = self._leads = False
         return True
+
+    @property
+    def is_said(self) -> bool:
+        """Whether both have said the last."""
+        return self.has_finished and self.peer_has_finished
 
     def next_step(self, *, asks: int, works: bool, has_queued: bool) -> Step | None:
         """What is to be done, if anything.

@@ -401,7 +401,7 @@ class QuicLink(PeerFacts):
 
         Args:
           late_s: by which our timers run late.
-          slack_s: by so much earlier than needed a sign of life may be asked for.
+          slack_s: by so much earlier than needed a sign of life may be asked for; 0 for no such thing.
         """
         now, now_ms = trio.current_time(), self._context.wall_clock_ms()
         if self.trusted_until_ms <= now_ms:
@@ -426,6 +426,8 @@ class QuicLink(PeerFacts):
             self._was_lost = True
             self.close(ErrorCode.SILENT, f"silent for {now - self._liveness.heard_at:.1f} s")
         due = min(now + self._context.keepalive_s / 2, self._liveness.due_at(late_s) if depends else inf)
+        if slack_s and not self._liveness.is_waiting:
+            due = max(now, due // slack_s * slack_s)  # to wake up once for many costs less than for each
         return min(due, max(now, self._ending_since) + ENDING_GRACE_S) if self._ending.has_begun else due
 
     def ask_for_life(self) -> None:
@@ -509,7 +511,7 @@ class QuicLink(PeerFacts):
             if step is Step.FINISH:
                 self._connection.write(CONTROL_STREAM, b"", end_stream=True)
                 self._ending.has_finished = True
-            elif step is Step.CLOSE:
+            elif step is Step.CLOSE and self._connection.is_heard(CONTROL_STREAM):
                 self._error = PeerUnavailable(f"{self._label()}: link was closed: {self._end_reason}")
                 self._connection.close(ErrorCode.NORMAL)
             else:
@@ -520,7 +522,7 @@ class QuicLink(PeerFacts):
         self._ending.peer_has_finished = True
         if not self.may_bring_more:
             self._let_followers_go_on()
-        if self._state is LinkState.LIVE and not self._ending.has_begun:
+        if self._state is LinkState.LIVE:
             self._context.ending(self)
         self._go_on_ending()
 
@@ -534,7 +536,9 @@ class QuicLink(PeerFacts):
             return inf
         if verdict is Verdict.PING or (now >= quiet_until and not self._liveness.is_waiting):
             self.ask_for_life()
-        return self._liveness.due_at(late_s) if self._liveness.is_waiting else quiet_until
+        due = self._liveness.due_at(late_s) if self._liveness.is_waiting else quiet_until
+        # What both have said may have to be acknowledged yet, which nobody tells us.
+        return min(due, now + ENDING_GRACE_S) if self._ending.is_said else due
 
     def _let_followers_go_on(self) -> None:
         for follower in self.succession.ended(self):

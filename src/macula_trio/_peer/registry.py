@@ -38,7 +38,9 @@ ENDS_PATIENCE_S: Final = 1.0
 DIALS_PER_WISH_MAX: Final = 3  # a peer that ends each link at once must not keep us dialing
 REPLACED_MAX: Final = 4096  # nodes whose former runs are remembered; who was replaced first is forgotten first
 RUNS_REMEMBERED: Final = 4  # of one node: a service that restarts in a loop leaves many
-KEEPALIVE_SLACK: Final = 0.01  # of the keepalive: by so much earlier a peer is asked, so that many are asked at once
+KEEPALIVE_SLACK: Final = (
+    0.01  # of the keepalive: by so much earlier a peer may be asked, so that many are asked at once
+)
 ACCEPTED_IDLE_SHARE: Final = 1.1  # of the idle time, for what others dialed: they end it first
 
 
@@ -109,7 +111,7 @@ class LinkRegistry:
             siblings=self._siblings,
             observed=self._observed,
         )
-        self._upkeep = Upkeep(self._look, slack_s=KEEPALIVE_SLACK * policy.keepalive_s)
+        self._upkeep = Upkeep(self._look)
         self._dialer = Dialer(
             self._context,
             background=self._background,
@@ -416,6 +418,8 @@ class LinkRegistry:
     def _link_ending(self, link: QuicLink) -> None:
         assert link.node_id is not None
         self._settle(link.node_id)
+        if not link.is_ended:
+            self._upkeep.look_at(link, trio.current_time() + ENDING_GRACE_S)
 
     def _link_alive(self, link: QuicLink) -> None:
         if link.verified and link.node_id is not None and len(self._live.get(link.node_id, ())) > 1:
@@ -495,8 +499,8 @@ class LinkRegistry:
 
     # -- what time demands -------------------------------------------------------------------------------------------
 
-    def _look(self, link: QuicLink, late_s: float, slack_s: float) -> float:
-        due = link.look(late_s, slack_s)
+    def _look(self, link: QuicLink, late_s: float) -> float:
+        due = link.look(late_s, KEEPALIVE_SLACK * self._policy.keepalive_s)
         if link.is_ended or link.is_ending or not link.verified or self._is_apart(link):
             return due
         now = trio.current_time()

@@ -19,14 +19,11 @@ class Upkeep:
     """One timer for each link, one task for all of them.
 
     Args:
-      look: does what is due for a link, given how late our timers run, and how much earlier than needed it may; returns
-        when to look again, `inf` for never.
-      slack_s: that much earlier links are looked at whose time is near: to wake once for many costs less.
+      look: does what is due for a link, given how late our timers run; returns when to look again, `inf` for never.
     """
 
-    def __init__(self, look: Callable[[QuicLink, float, float], float], *, slack_s: float) -> None:
+    def __init__(self, look: Callable[[QuicLink, float], float]) -> None:
         self._look = look
-        self._slack_s = slack_s
         self._timers = Timers[QuicLink]()
         self._kick = trio.Event()
         self._lateness = Lateness()
@@ -58,11 +55,11 @@ class Upkeep:
             now = trio.current_time()
             if scope.cancelled_caught:
                 self._lateness.note(now - due, now)
-            for link in list(self._timers.due(now + self._slack_s)):
+            for link in self._timers.due(now):
                 if link.is_ended:
                     continue  # by what was done for another one
                 self._looked_at, self._sooner = link, inf
-                again = self._look(link, self._lateness.at(now), self._slack_s)
+                again = self._look(link, self._lateness.at(now))
                 self._looked_at = None
                 if not link.is_ended:
                     self._timers.arm(link, max(min(again, self._sooner), now + LOOK_AGAIN_S))

@@ -13,7 +13,7 @@ from macula_trio._peer.succession import Early, Succession
 pytestmark = pytest.mark.thorough
 
 EVERY_DAY, BATCH, SWEPT = 20, 10, 1000
-SOME = range(12)  # of every day
+SOME = (*range(8), 18, 40)  # with every kind of end
 
 
 @pytest.mark.parametrize("seed", range(EVERY_DAY))

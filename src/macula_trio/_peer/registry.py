@@ -38,9 +38,7 @@ ENDS_PATIENCE_S: Final = 1.0
 DIALS_PER_WISH_MAX: Final = 3  # a peer that ends each link at once must not keep us dialing
 REPLACED_MAX: Final = 4096  # nodes whose former runs are remembered; who was replaced first is forgotten first
 RUNS_REMEMBERED: Final = 4  # of one node: a service that restarts in a loop leaves many
-KEEPALIVE_SLACK: Final = (
-    0.01  # of the keepalive: by so much a peer is asked earlier, so that many are asked at once
-)
+KEEPALIVE_SLACK: Final = 0.01  # of the keepalive: by so much a peer is asked earlier, so that many are asked at once
 ACCEPTED_IDLE_SHARE: Final = 1.1  # of the idle time, for what others dialed: they end it first
 
 

@@ -7,7 +7,7 @@ import trio
 from quic_tools import Peer, open_peer
 
 from macula_trio._peer import registry as registry_module
-from macula_trio._peer.link import ENDING_GRACE_S, QuicLink
+from macula_trio._peer.link import ENDING_GRACE_S, ENDING_MAX_S, QuicLink
 from macula_trio._wire import messages as wire
 from macula_trio.abc import Link
 from macula_trio.errors import NotSent
@@ -203,3 +203,21 @@ async def test_an_answer_finds_its_question_on_whatever_link_it_comes(autojump_c
         call = wire.Call(call_id=bytes(16), procedure="q", args=b"")
         reply = await one.registry.links[0].ask(call, wire.Reply)
         assert reply.result == b"answer", "nobody else's answer counts"
+
+
+async def test_a_peer_that_lives_and_never_ends_its_side_is_left_after_a_minute(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = SimNetwork(latency_s=LATENCY_S)
+    async with open_peer(network, 1) as one, open_peer(network, 2) as two:
+        link = await one.registry.link_to(two.contact)
+        at_two = two.registry.live_link(one.node_id)
+        assert at_two is not None
+        monkeypatch.setattr(at_two, "_go_on_ending", lambda: None)  # it answers PINGs, and that is all
+        one.registry._retreat(link, None, "idle")
+        await trio.sleep(ENDING_MAX_S - 0.5)
+        assert not link.is_ended
+        with trio.fail_after(2):
+            new = await one.registry.link_to(two.contact)
+        assert new is not link
+        assert link.is_ended

@@ -63,6 +63,7 @@ UNVERIFIED_STREAMS_MAX: Final = 45  # messages on a connection that we dialed to
 UNASKED: Final = -1  # timestamp of a PONG that answers nothing; our PINGs count down from -2, callers up from 0
 LINK_CREDIT: Final = "link"  # scope of a CREDIT that is about all of a link
 ENDING_GRACE_S: Final = 0.1  # before a link says its last: who was given it a moment ago may still ask on it
+ENDING_MAX_S: Final = 60.0  # for a backlog to be read; a peer that lives and never ends its side must not hold us up
 DIALER_KEEPALIVE_SHARE: Final = 0.9  # who dialed asks first, and the other one, who hears it, need not
 
 _PROBES: Final = (wire.Ping, wire.SwimPing, wire.SwimPingReq, wire.SwimAck)  # signs of life share one allowance
@@ -531,8 +532,9 @@ class QuicLink(PeerFacts):
         probe_s = self._liveness.probe_s(late_s)
         quiet_until = max(self._ending_since, self._liveness.heard_at) + probe_s
         verdict = self._liveness.judge(now, late_s)
-        if verdict is Verdict.GONE:
-            self.close(ErrorCode.NORMAL, f"nothing came for {now - self._liveness.heard_at:.1f} s while it ended")
+        is_overdue = now >= self._ending_since + ENDING_MAX_S and not self._asks and not self._close_callbacks
+        if verdict is Verdict.GONE or is_overdue:
+            self.close(ErrorCode.NORMAL, f"no end came for {now - self._ending_since:.1f} s")
             return inf
         if verdict is Verdict.PING or (now >= quiet_until and not self._liveness.is_waiting):
             self.ask_for_life()

@@ -71,10 +71,10 @@ class Services:
         resolve: Callable[[str], Awaitable[Sequence[str]]],
         trust: Trust,
     ) -> None:
-        self.wall_clock_ms = network.wall_clock_ms
+        self.wall_clock_ms: Callable[[], int] = network.wall_clock_ms
         chance = new_generator()
-        self.events = EventBus(trio.current_time)
-        self.party = LocalParty(
+        self.events: EventBus = EventBus(trio.current_time)
+        self.party: LocalParty = LocalParty(
             credentials=credentials,
             instance=new_instance(),
             realm=config.realm,
@@ -82,7 +82,7 @@ class Services:
             capabilities=_capabilities(config),
             endpoint=endpoint,
         )
-        self.registry = LinkRegistry(
+        self.registry: LinkRegistry = LinkRegistry(
             self.party,
             events=self.events,
             wall_clock_ms=network.wall_clock_ms,
@@ -95,12 +95,15 @@ class Services:
             ),
         )
         background = Background()  # one for several services: that is a few tasks less in every node
-        self.confirmations = Confirmations(self.events)
+        self.confirmations: Confirmations = Confirmations(self.events)
         per_message = PerMessageTransport(self.registry, confirmations=self.confirmations, background=background)
         apart = config.connections == "per-message"
-        self.transport = transport = per_message if apart else self.registry
-        self.sender = Sender(self.registry, events=self.events, confirmations=self.confirmations, uses_links=not apart)
-        self.dht = DhtService(
+        transport = per_message if apart else self.registry
+        self.transport: PerMessageTransport | LinkRegistry = transport
+        self.sender: Sender = Sender(
+            self.registry, events=self.events, confirmations=self.confirmations, uses_links=not apart
+        )
+        self.dht: DhtService = DhtService(
             credentials=credentials,
             transport=transport,
             events=self.events,
@@ -122,7 +125,7 @@ class Services:
         )
         self.registry.on_opened(self.dht.link_opened)
         self.registry.on_closed(self.dht.link_closed)
-        self.rpc = RpcService(
+        self.rpc: RpcService = RpcService(
             own=credentials.node_id,
             transport=transport,
             directory=self.dht,
@@ -137,7 +140,7 @@ class Services:
                 allow_routed=trust.kind == "unverified",
             ),
         )
-        self.pubsub = PubSubService(
+        self.pubsub: PubSubService = PubSubService(
             own=credentials.node_id,
             transport=transport,
             directory=self.dht,
@@ -149,7 +152,7 @@ class Services:
         )
         if not apart:
             self.pubsub.publisher.wanted = Wanted(self.registry, background=background)
-        self.router = self.rpc.carrier = self.pubsub.publisher.carrier = Router(
+        self.router: Router = Router(
             own=credentials.node_id,
             transport=transport,
             closest=self.dht.closest,
@@ -166,7 +169,8 @@ class Services:
             take_cancel=self.rpc.callee.cancel,
             take_message=self.pubsub.take_route,
         )
-        self.health = HealthCheck(
+        self.rpc.carrier = self.pubsub.publisher.carrier = self.router
+        self.health: HealthCheck = HealthCheck(
             self.party,
             network=network,
             events=self.events,
@@ -174,7 +178,7 @@ class Services:
             make_identity=new_identity,
             answer_probe=self.rpc.callee.answer_probe,
         )
-        self.membership = MembershipService(
+        self.membership: MembershipService = MembershipService(
             own=credentials.node_id, transport=transport, random_bytes=random_bytes, background=background
         )
 

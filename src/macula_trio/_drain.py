@@ -49,7 +49,7 @@ class Drain:
     def __init__(
         self, services: Services, *, nursery: trio.Nursery, ended: trio.Event, close_deadline_s: float
     ) -> None:
-        self.stage = Stage.OPEN
+        self.stage: Stage = Stage.OPEN
         self._events = services.events
         self._callee = services.rpc.callee
         self._dht = services.dht

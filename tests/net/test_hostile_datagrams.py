@@ -194,6 +194,7 @@ async def test_mutated_datagrams_of_a_handshake_disturb_nobody_else(
     await disturb(tap, lambda _endpoint, _recorder: None, rounds=15)
 
 
+@pytest.mark.thorough
 async def test_mutated_client_hellos_disturb_nobody_else(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

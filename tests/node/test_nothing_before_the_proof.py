@@ -174,6 +174,7 @@ WAYS: Final[list[Callable[[Message, wire.Connect], list[tuple[int, Message]]]]] 
 ]
 
 
+@pytest.mark.thorough
 async def test_nothing_of_an_unproven_peer_has_any_effect(autojump_clock: Clock) -> None:
     async with a_scene() as scene:
         before = scene.state()

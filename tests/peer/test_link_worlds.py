@@ -30,6 +30,7 @@ def test_links_keep_their_promises_for_many_seeds(first: int) -> None:
     assert not failures, "\n".join(failures)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 def test_the_worlds_are_of_all_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[Early] = []

@@ -102,6 +102,7 @@ JUNK: Final = st.recursive(
 )
 
 
+@pytest.mark.thorough
 @given(JUNK, st.sampled_from(["a.b", "pattern:a", "pattern:#a"]))
 def test_whatever_a_stranger_attaches_is_harmless(junk: object, place: str) -> None:
     for metadata in ({"patterns": junk}, {"patterns": [junk]}, {"other": junk}):
@@ -327,6 +328,7 @@ def test_who_has_windows_takes_no_more_than_its_share() -> None:
     assert (len(choice.contacts), choice.windows, choice.unread) == (10, {}, 0)
 
 
+@pytest.mark.thorough
 @given(JUNK)
 def test_whatever_a_stranger_writes_for_its_windows_is_harmless(junk: object) -> None:
     for listed in (junk, [junk]):

@@ -110,7 +110,7 @@ class DhtClient:
         self._repairing = 0
         self.entry_points: dict[NodeId, Contact] = {}
         """Bootstrap nodes that have answered: asked even when they are not in the table."""
-        self.alone = trio.Event()
+        self.alone: trio.Event = trio.Event()
         """Set when the table has lost its last node."""
         self.doubt: Callable[[Contact], None] = lambda _contact: None
         """Told of nodes that were silent in a lookup when everybody else had answered."""

@@ -104,7 +104,7 @@ class DhtService:
         self._resolve = resolve
         self._is_telling = self._has_to_tell = False  # our neighbours, that we have moved
         self._background = background or Background()
-        self.client = DhtClient(
+        self.client: DhtClient = DhtClient(
             own=self._own,
             transport=transport,
             table=self._table,
@@ -117,7 +117,7 @@ class DhtService:
             settings=settings,
         )
         self.client.doubt = lambda contact: self._start_check(contact, self._check_alive)
-        self.owner = ValueOwner(
+        self.owner: ValueOwner = ValueOwner(
             credentials=credentials,
             client=self.client,
             store=self._values,

@@ -143,7 +143,7 @@ class Connection:
         self._wear = Wear(wear)
         self._share = TokenBucket(WORK_PER_S, WORK_BURST)
         # Written, and not in a datagram yet: about, since datagrams carry other things, and some data twice.
-        self.unsent_bytes = 0
+        self.unsent_bytes: int = 0
         self._dialed_from: Path = path
         self.seen_at: Address = path[:2]  # of one that was accepted: where the peer is now, wherever it dialed from
         self._peer_path = PeerPath(path_address(path)) if is_dialed else None

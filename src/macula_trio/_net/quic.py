@@ -72,7 +72,7 @@ class QuicEndpoint:
         sizes: DatagramSizes[Connection] | None = None,
         wear: WearLimits | None = None,
     ) -> None:
-        self.counters = EndpointCounters()
+        self.counters: EndpointCounters = EndpointCounters()
         self._socket = socket
         self._accept = accept
         self.random_bytes = random_bytes

@@ -134,7 +134,7 @@ class QuicLink(PeerFacts):
         self._told_address: Address | None = None  # where we told a peer that dialed us that we see it
         self._ending = Ending()
         self._ending_since = inf
-        self.succession = Succession()
+        self.succession: Succession = Succession()
         self.is_introduced: bool = False
         self.is_passing: bool = is_passing
 

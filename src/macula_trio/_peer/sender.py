@@ -94,7 +94,7 @@ class Sender:
         self._uses_links = uses_links
         self._passing: dict[Contact, _Passing] = {}
         self._limiter = trio.CapacityLimiter(CONNECTIONS_MAX)
-        self.sent = 0
+        self.sent: int = 0
         self.failed: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
 

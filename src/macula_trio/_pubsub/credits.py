@@ -81,7 +81,7 @@ class Gates:
     """
 
     def __init__(self) -> None:
-        self.here = Gate()
+        self.here: Gate = Gate()
         self._gates: MutableMapping[Link, Gate] = WeakKeyDictionary()
 
     def of(self, link: Link) -> Gate:

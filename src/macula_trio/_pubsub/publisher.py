@@ -145,7 +145,7 @@ class Publisher:
         self._here = here
         self.carrier: Carrier | None = None
         self.wanted: Wanted | None = None
-        self.gates = Gates()
+        self.gates: Gates = Gates()
         self._interest = Interest(directory=directory, background=background, events=events)
         self._message_prefix = random_bytes(8)
         self._published = self._dropped = 0

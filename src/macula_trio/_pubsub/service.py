@@ -75,7 +75,7 @@ class PubSubService:
         self._subscriptions = PatternIndex[Inbox]()
         self._open: dict[Inbox, None] = {}
         self._windows: dict[Place, Counter[bytes]] = {}  # as advertised there
-        self.publisher = Publisher(
+        self.publisher: Publisher = Publisher(
             own=own,
             transport=transport,
             directory=directory,
@@ -85,7 +85,7 @@ class PubSubService:
             here=self,
         )
         self._receipts = Receipts(tell_own=self.publisher.gates.here.credit)
-        self.clients = Clients(
+        self.clients: Clients = Clients(
             own=own,
             transport=transport,
             directory=directory,

@@ -95,8 +95,8 @@ class Inbox:
     def __init__(self, pattern: str, size: int, *, number: int, when_full: WhenFull) -> None:
         self.pattern = pattern
         self.number = number
-        self.blocks = when_full == "block"
-        self.window_id = window_id(pattern)
+        self.blocks: bool = when_full == "block"
+        self.window_id: bytes = window_id(pattern)
         self.unread: Counter[NodeId | None] = Counter()
         self._size = size
         self._send, self._receive = trio.open_memory_channel[_Waiting](
@@ -193,8 +193,8 @@ class Subscription:
     """
 
     def __init__(self, inbox: Inbox) -> None:
-        self.topic = inbox.pattern
-        self.number = inbox.number
+        self.topic: str = inbox.pattern
+        self.number: int = inbox.number
         self._inbox = inbox
 
     async def receive(self) -> Message:

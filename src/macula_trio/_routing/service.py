@@ -111,7 +111,8 @@ class Router:
         self._asked: set[tuple[bytes, bytes]] = set()  # source and id of calls on their way, ours included
         self._under_way: Counter[object] = Counter()  # envelopes, by who brought them
         self._bytes_under_way = 0
-        self.refused = self.forwarded = 0
+        self.refused: int = 0
+        self.forwarded: int = 0
         transport.handle(wire.RpcRoute, self._on_rpc)
         transport.handle(wire.PubsubRoute, self._on_message)
         transport.handle(wire.Cancel, self._on_cancel)

@@ -83,7 +83,7 @@ class Callee:
         )
         self._scopes: dict[CallKey, trio.CancelScope] = {}
         self._background = Background()
-        self.handlers = RunningHandlers()
+        self.handlers: RunningHandlers = RunningHandlers()
         self._probes = RunningHandlers()  # nobody waits for the end of a health check
         self.last_answered: dict[Link, None] = {}
         self._is_draining = False

@@ -118,7 +118,7 @@ class RpcService:
         self._settings = settings
         self._selector = Selector(random_below)
         self._providers: dict[str, _CachedProviders] = {}
-        self.callee = Callee(
+        self.callee: Callee = Callee(
             own=own,
             transport=transport,
             directory=directory,

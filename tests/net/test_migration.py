@@ -190,8 +190,8 @@ class Pair:
         await self.heard(self.far, text)
 
     async def heard(self, recorder: Recorder, text: bytes) -> None:
-        await trio.lowlevel.checkpoint()
         with trio.fail_after(PATIENCE_S):
+            await trio.lowlevel.checkpoint()
             while not recorder.data.get(0, b"").endswith(text):
                 await recorder.said.wait()
 

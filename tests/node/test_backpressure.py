@@ -42,6 +42,7 @@ async def fill(node: macula.Node, topic: str, count: int, *, within_s: float = 1
 async def take(subscription: macula.Subscription, count: int) -> list[object]:
     payloads: list[object] = []
     with trio.fail_after(10):
+        await trio.lowlevel.checkpoint()
         while len(payloads) < count:
             payloads.append((await subscription.receive()).payload)
     return payloads

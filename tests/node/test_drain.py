@@ -433,7 +433,7 @@ async def leave(node_config: macula.NodeConfig, network: SimNetwork, client: mac
     """Leave the block of a node while a call runs in it, whose procedure is advertised from elsewhere."""
     async with trio.open_nursery() as nursery:
         async with macula.open_node(node_config, network=network) as node:
-            nursery.start_soon(advertise, node, work)
+            nursery.start_soon(advertise, node, work)  # noqa: ASYNC111  # it outlives the block, and is to
             await trio.sleep(0.1)
             nursery.start_soon(Caller(client, "a.work"))
             await work.began.wait()
@@ -483,11 +483,11 @@ async def test_leaving_while_another_task_drains(autojump_clock: Clock, is_failu
         started = trio.current_time()
         try:
             async with macula.open_node(leaving_config(first_node), network=network) as node:
-                nursery.start_soon(advertise, node, work)
+                nursery.start_soon(advertise, node, work)  # noqa: ASYNC111  # it outlives the block, and is to
                 await trio.sleep(0.1)
                 nursery.start_soon(Caller(client, "a.work"))
                 await work.began.wait()
-                nursery.start_soon(node.drain, 60)
+                nursery.start_soon(node.drain, 60)  # noqa: ASYNC111  # it outlives the block, and is to
                 await trio.sleep(0.1)
                 if is_failure:
                     raise KeyError

@@ -5,7 +5,7 @@ stream whose front is missing as one buffer from its front to the farthest byte 
 bytes far behind the front would double what we hold with each of them, and a dozen small datagrams of a stranger would
 take all memory.  Here the window is what was taken plus a constant (RFC 9000, section 4.1).
 
-It also lets go of what aioquic keeps of a handshake, which is more than half of what an idle connection takes.
+It also lets go of what aioquic keeps of a handshake, which is more than a third of what an idle connection takes.
 
 This file and ``testing/_determinism.py`` are the only ones that touch private parts of aioquic: the window is in none
 of its public ones (docs/design/connections.md).

@@ -140,7 +140,14 @@ async def test_who_asks_on_a_link_that_ends_learns_that_nothing_was_sent(autojum
             await trio.sleep(1)
             with pytest.raises(NotSent):
                 await link.ask(CALL, wire.Reply)
-            assert await one.registry.link_to(two.contact) is not link
+            new = await one.registry.link_to(two.contact)
+            assert new is not link
+            dialed = one.endpoint.counters.connections_dialed
+            for _ in range(5):  # the answer is still owed on the old one
+                assert await one.registry.link_to(two.contact) is new
+                assert one.registry.live_link(two.node_id) is new
+                await trio.sleep(0.5)
+            assert one.endpoint.counters.connections_dialed == dialed
             slow.answer()
 
 
@@ -347,6 +354,38 @@ async def test_a_peer_that_said_goodbye_or_that_nobody_wants_is_not_dialed_again
             await trio.sleep(60)
             assert one.registry.links == []
             assert one.registry.redials == 0
+
+
+async def test_a_wanted_peer_that_we_refuse_is_not_dialed_again_and_again(autojump_clock: Clock) -> None:
+    """No pause follows a refusal of our own, so that trying on would be a loop without end."""
+    gone: list[tuple[str, int]] = []
+    network = SimNetwork(tap=dying(gone))
+    async with open_peer(network, 1, dial_deadline_s=1) as one, open_peer(network, 2) as two:
+        with one.registry.want(two.contact):
+            await one.registry.link_to(two.contact)
+            gone.append(host(2))
+            await ended(one)
+            one.party.judge.block(two.node_id)
+            await trio.sleep(60)
+            assert one.registry.redials <= 1
+            one.party.judge.unblock(two.node_id)
+            gone.clear()
+            await one.registry.link_to(two.contact)
+
+
+async def test_a_wanted_peer_whose_endpoint_is_a_name_is_left_to_whoever_resolves_it(autojump_clock: Clock) -> None:
+    gone: list[tuple[str, int]] = []
+    network = SimNetwork(tap=dying(gone))
+    async with open_peer(network, 1) as one, open_peer(network, 2) as two:
+        named = Contact(node_id=two.node_id, endpoint="two.example:9443")
+        with one.registry.want(named):
+            await two.registry.link_to(one.contact)
+            await trio.sleep(1)
+            assert (await one.registry.link_to(named)).node_id == two.node_id
+            gone.append(host(2))
+            await ended(one)
+            await trio.sleep(60)
+        assert one.registry.redials == 0
 
 
 async def test_a_wanted_peer_that_comes_by_itself_is_not_dialed_any_more(autojump_clock: Clock) -> None:

@@ -169,6 +169,11 @@ class QuicLink(PeerFacts):
         return self._ending.is_under_way
 
     @property
+    def ending_since(self) -> float:
+        """When we began to end it, on Trio's clock; `inf` before."""
+        return self._ending_since
+
+    @property
     def peer_has_finished(self) -> bool:
         """Whether the peer says nothing new on it any more."""
         return self._ending.peer_has_finished
@@ -380,10 +385,8 @@ class QuicLink(PeerFacts):
             self._used_at = trio.current_time()
         if kind not in _EXEMPT and self.verified:
             self._sent.wrote(len(frame))
-            if self._sent.is_hopeless:
-                self._give_up_on_reader(self._sent.size)
-        if self._connection.unsent_bytes > BACKLOG_BYTES_MAX:
-            self._give_up_on_reader(self._connection.unsent_bytes)
+        if self._sent.is_hopeless or self._connection.unsent_bytes > BACKLOG_BYTES_MAX:
+            self._give_up_on_reader(max(self._sent.size, self._connection.unsent_bytes))
 
     def _give_up_on_reader(self, backlog: int) -> None:
         """No DISCONNECT: it would only lie behind the rest."""

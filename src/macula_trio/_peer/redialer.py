@@ -12,7 +12,7 @@ import trio
 from macula_trio._background import Background
 from macula_trio._events import EventBus
 from macula_trio._ids import Contact, NodeId
-from macula_trio.errors import MeshError
+from macula_trio.errors import MeshError, NotSent, TrustError
 
 WANTED_MAX: Final = 4096  # peers; those beyond are dialed by whoever needs them
 
@@ -96,7 +96,9 @@ class Redialer:
                 self._events.emit("link.redial", peer=contact.node_id.hex(), endpoint=contact.endpoint, attempt=attempt)
                 try:
                     await self._dial(contact)
+                except (TrustError, NotSent):
+                    pass  # no pause would help: one of the two refuses the other, or our socket does not reach it
                 except MeshError:
-                    continue  # counted and told by whoever dials; the pause grows
+                    continue  # counted by whoever dials; the pause grows
                 want.scope = None
                 return

@@ -7,7 +7,7 @@ and what each costs, is in docs/design/connections.md.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from math import inf
 from typing import Any, Final
 
@@ -210,16 +210,10 @@ class LinkRegistry:
                 return link
 
     async def _wait_for_ends(self, node_id: NodeId) -> None:
-        """Wait while a link ends that nothing replaces: what comes on the next one would overtake what it brings.
-
-        Not for long where the peer waits for answers of ours, which may take their time: its last word comes behind
-        them, while ours has most likely arrived.
-        """
+        """Wait while a link ends that nothing replaces: what comes on the next one would overtake what it brings."""
         while (link := self._ending_link(node_id)) is not None:
-            with trio.move_on_after(ENDS_PATIENCE_S) as patience:
+            with trio.move_on_after(ENDS_PATIENCE_S):  # then it may count no more
                 await link.wait_ended()
-            if patience.cancelled_caught and link.works_for_peer:
-                return
 
     def _spared(self, node_id: NodeId) -> QuicLink | None:
         """A link that was about to end because nobody used it, and has not said its last word."""
@@ -227,8 +221,17 @@ class LinkRegistry:
         return link if link is not None and not link.peer_has_finished and link.resume() else None
 
     def _ending_link(self, node_id: NodeId) -> QuicLink | None:
-        links = self._live.get(node_id, ())
-        return next((link for link in links if link.is_ending and link.heir is link and not self._is_apart(link)), None)
+        """A link whose end everything new has to wait for.
+
+        Not for long where the peer waits for answers of ours, which may take their time: its last word comes behind
+        them, while ours has most likely arrived.
+        """
+        patient_since = trio.current_time() - ENDS_PATIENCE_S
+        return next((link for link in self._live.get(node_id, ()) if self._holds_up(link, patient_since)), None)
+
+    def _holds_up(self, link: QuicLink, patient_since: float) -> bool:
+        is_ending = link.is_ending and link.heir is link and not self._is_apart(link)
+        return is_ending and not (link.works_for_peer and link.ending_since <= patient_since)
 
     async def _dial_for(self, contact: Contact) -> QuicLink:
         dial = self._dialer.introduced_to(contact.node_id)
@@ -278,7 +281,11 @@ class LinkRegistry:
         return await self._dialer.dial(aim, trusted=trusted)
 
     def want(self, contact: Contact) -> AbstractContextManager[None]:
-        """Dial a node again whenever its last link is lost, for the length of the block."""
+        """Dial a node again whenever its last link is lost, for the length of the block; if its endpoint is numeric."""
+        try:
+            address_of(contact.endpoint)
+        except PeerUnavailable:
+            return nullcontext()  # it has dialed us, or another endpoint of it was dialed
         return self._redialer.want(contact)
 
     async def _dial_wanted(self, contact: Contact) -> None:

@@ -193,6 +193,8 @@ async def test_a_peer_has_a_bounded_number_of_links(autojump_clock: Clock) -> No
             await two.registry.dial_endpoint(one.contact.endpoint)
         await trio.sleep(0.1)
         assert len(one.registry.links) <= registry_module.LINKS_PER_PEER_MAX
+        await trio.sleep(1)
+        assert len(one.registry.links) == len(two.registry.links) == 1
         preferred = two.registry.live_link(one.node_id)
         assert preferred is not None
         await ping(preferred, 1)

@@ -405,7 +405,7 @@ async def test_who_proves_nothing_is_dropped_after_five_seconds(autojump_clock: 
         begun = trio.current_time()
         recorder = dial_bare(attacker, TARGET)
         await recorder.closed.wait()
-        assert HANDSHAKE_DEADLINE_S <= trio.current_time() - begun < HANDSHAKE_DEADLINE_S + 1
+        assert begun + HANDSHAKE_DEADLINE_S <= trio.current_time() < begun + HANDSHAKE_DEADLINE_S + 1
         assert recorder.detail == ErrorCode.HANDSHAKE_TIMEOUT
         await trio.sleep(1)
         assert leftovers(target) == leftovers(attacker) == {}

@@ -6,6 +6,10 @@ One process holds one end of all links, a hub; another one, the crowd, holds a p
 other end of each.  All is real: UDP on loopback, TLS, both proofs.  Each row is a new pair of processes: the hub dials,
 or is dialed, and silent peers are asked every 30 s, or never.  Memory is what the hub grew by, processor time what it
 used while nothing else happened; both count the hub alone, so they are for one end.
+
+Machines differ by much more than that, and in a process that mostly sleeps everything is cold.  So the last lines tell
+what this machine takes at least: for Trio alone, a datagram that is sent and one that comes back, as often as there
+were PINGs; and for aioquic alone, in memory and without a pause, one datagram from end to end.
 """
 
 from __future__ import annotations
@@ -15,10 +19,12 @@ import gc
 import multiprocessing
 import os
 import random
+import socket
 import time
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from math import nan
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Final
@@ -31,6 +37,7 @@ from macula_trio._identity.files import Identity
 from macula_trio._ids import Contact
 from macula_trio._net.admission import Admission
 from macula_trio._net.quic import QuicEndpoint
+from macula_trio._net.tls import ConnectionMaker
 from macula_trio._net.udp import UdpNetwork
 from macula_trio._peer.handshake import LocalParty
 from macula_trio._peer.registry import LinkPolicy, LinkRegistry
@@ -135,6 +142,61 @@ class Cost:
     pings: int
 
 
+async def ask_barely(pipe: Pipe, links: int, seconds: float) -> float:
+    """Send a datagram as often as links send PINGs, and wait for its answer; returns % of a core."""
+    pauses = round(seconds * links / min(KEEPALIVES_S.values()))
+    with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        await asking.bind(("127.0.0.1", 0))
+        target = pipe.recv()
+        began, used = time.monotonic(), time.process_time()
+        for _ in range(pauses):
+            await trio.sleep(seconds / pauses)
+            await asking.sendto(bytes(60), target)
+            with trio.move_on_after(1):  # lost, which on loopback it is not
+                await asking.recvfrom(2000)
+        cpu_percent = 100 * (time.process_time() - used) / (time.monotonic() - began)
+        await asking.sendto(b"", target)
+    return cpu_percent
+
+
+def answer_barely(pipe: Pipe) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as answering:
+        answering.bind(("127.0.0.1", 0))
+        pipe.send(answering.getsockname())
+        while True:
+            data, source = answering.recvfrom(2000)
+            if not data:
+                break
+            answering.sendto(data, source)
+
+
+def aioquic_datagram_us(rounds: int = 3000) -> float:
+    """What aioquic takes for a small datagram, to write and to read it."""
+    maker = ConnectionMaker(credentials=Identity.generate(), idle_timeout_s=3600, keylog=None)
+    dialing, _ = maker.dialed(1452, None)
+    accepting, _ = maker.accepted(1452, dialing.original_destination_connection_id, None)
+    now, datagrams = 0.0, 0
+
+    def deliver() -> None:
+        nonlocal now, datagrams
+        now += 0.005
+        for one, other, source in ((dialing, accepting, ("one", 1)), (accepting, dialing, ("other", 2))):
+            for data, _ in one.datagrams_to_send(now=now):
+                other.receive_datagram(data, source, now=now)
+                datagrams += 1
+            while other.next_event() is not None:
+                pass
+
+    dialing.connect(("other", 2), now=now)
+    for _ in range(10):
+        deliver()
+    began, datagrams = time.process_time(), 0
+    for _ in range(rounds):
+        dialing.send_stream_data(0, bytes(40))
+        deliver()
+    return 1e6 * (time.process_time() - began) / datagrams
+
+
 async def hub(pipe: Pipe, links: int, keepalive_s: float, seconds: float, *, hub_dials: bool) -> Cost:
     """Hold one end of all links, and measure."""
     others = [Contact(node_id=Identity.generate().node_id, endpoint="127.0.0.1:1")]  # imports are not what we measure
@@ -166,7 +228,7 @@ def resident_kib() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1024
 
 
-def run_hub(result: Pipe, measured: partial[Coroutine[None, None, Cost]]) -> None:
+def run_and_tell(result: Pipe, measured: partial[Coroutine[None, None, Cost | float]]) -> None:
     result.send(trio.run(measured))
 
 
@@ -177,7 +239,7 @@ def measure(links: int, keepalive_s: float, seconds: float, *, hub_dials: bool) 
     processes = [
         context.Process(target=trio.run, args=(partial(crowd, there, links, keepalive_s, hub_dials=hub_dials),)),
         context.Process(
-            target=run_hub, args=(results, partial(hub, here, links, keepalive_s, seconds, hub_dials=hub_dials))
+            target=run_and_tell, args=(results, partial(hub, here, links, keepalive_s, seconds, hub_dials=hub_dials))
         ),
     ]
     for process in processes:
@@ -189,11 +251,23 @@ def measure(links: int, keepalive_s: float, seconds: float, *, hub_dials: bool) 
     return cost
 
 
+def measure_barely(links: int, seconds: float) -> float:
+    """The same rhythm without links, in two processes of its own; % of a core."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=answer_barely, args=(there,))
+    process.start()
+    cpu_percent = trio.run(ask_barely, here, links, seconds)
+    process.join()
+    return cpu_percent
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--links", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=60.0, help="for which processor time is measured")
     options = parser.parse_args()
+    ping_us = nan
     print(f"{options.links} idle links, one end of each, {options.seconds:g} s")
     print(f"{'this end':<10}{'signs of life':<16}{'KiB per link':>14}{'% of a core':>14}{'PINGs sent':>12}")
     for hub_dials in (True, False):
@@ -201,6 +275,13 @@ def main() -> None:
             cost = measure(options.links, keepalive_s, options.seconds, hub_dials=hub_dials)
             end = "dialed" if hub_dials else "accepted"
             print(f"{end:<10}{name:<16}{cost.memory_kib:>14.1f}{cost.cpu_percent:>14.2f}{cost.pings:>12}", flush=True)
+            if hub_dials and cost.pings:
+                ping_us = 1e4 * cost.cpu_percent * options.seconds / cost.pings
+    barely, datagram_us = measure_barely(options.links, options.seconds), aioquic_datagram_us()
+    print(f"bare datagrams in the same rhythm, by Trio alone: {barely:.2f} % of a core")
+    print(
+        f"aioquic alone: {datagram_us:.0f} us for a datagram; a PING costs its end {ping_us / datagram_us:.1f} of those"
+    )
 
 
 if __name__ == "__main__":

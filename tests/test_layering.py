@@ -75,6 +75,7 @@ ONLY_IN: Final = {
     "aioquic": (
         "_net/connection.py",
         "_net/credit.py",
+        "_net/inner.py",
         "_net/greeting.py",
         "_net/quic.py",
         "_net/tls.py",
@@ -88,7 +89,7 @@ ONLY_IN: Final = {
     **dict.fromkeys(["__import__", "builtins.__import__", "importlib.import_module"], ("testing/*",)),
 }
 # Private parts of Trio and aioquic: what replays need, and the one thing without which a stranger takes all memory.
-PRIVATE_IN: Final = ("_net/credit.py", "testing/_determinism.py")
+PRIVATE_IN: Final = ("_net/credit.py", "_net/inner.py", "testing/_determinism.py")
 BROAD_EXCEPT_IN: Final = {
     # _authorisation.py and _identity/trust.py ask rules of the application, _rpc/callee.py runs handlers of it.
     "Exception": (

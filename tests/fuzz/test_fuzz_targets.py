@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +18,7 @@ from fuzz_tools import MESSAGES, TARGETS, Target, target
 from macula_trio._dht import client, server
 from macula_trio._identity import chain
 from macula_trio._identity.record import sign_record
-from macula_trio._net import quic
+from macula_trio._net import connection, quic
 from macula_trio._peer import handshake
 from macula_trio._wire import codec, messages
 from macula_trio.errors import TrustError
@@ -112,7 +111,7 @@ def test_what_escapes_from_the_pump_is_found(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_an_error_of_aioquic_s_that_is_not_contained_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quic.QuicEndpoint, "contained", lambda _self, _connection: nullcontext())
+    monkeypatch.setattr(connection._Containment, "__exit__", lambda *_: False)
     with pytest.raises(x509.InvalidVersion):
         find_something(fuzz_handshakes, inputs("handshakes"))
 

@@ -196,22 +196,3 @@ async def test_what_a_reset_stream_never_delivered_is_granted_again(autojump_clo
 
 def test_the_private_parts_that_it_stands_on_are_there() -> None:
     assert credit.QuicConnection.__init__.__code__.co_names.count("_local_max_data") == 1
-
-
-async def test_a_proven_connection_keeps_no_buffers_of_its_handshake(autojump_clock: Clock) -> None:
-    """Three of 16 KiB at each end; aioquic never frees them."""
-    network = SimNetwork()
-    async with open_endpoint(network, 1, accept=Proving) as one, open_endpoint(network, 2) as two:
-        recorder = await connect_bare(two, host(1))
-        kept = {epoch: buffer.capacity for epoch, buffer in recorder.connection._quic._crypto_buffers.items()}
-        assert sum(kept.values()) == 3 * 16 * 1024, "aioquic has changed"
-        recorder.connection.proven()
-        await trio.sleep(0.1)
-        connections = [recorder.connection, *one._connections]
-        assert all(b.capacity == 0 for c in connections for b in c._quic._crypto_buffers.values())
-        recorder.connection._quic.request_key_update()  # TLS has nothing to do with it
-        recorder.write(b"behind it")
-        await trio.sleep(0.1)
-        [listening] = one._connections
-        assert isinstance(listening._handler, Recorder)
-        assert listening._handler.data == {0: b"behind it"}

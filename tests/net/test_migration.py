@@ -298,7 +298,9 @@ async def test_a_bulk_transfer_follows(pair: Pair, autojump_clock: Clock) -> Non
     while not pair.near.moves:
         pair.far.write(b"credit")
         await trio.sleep(0.1)
-        assert trio.current_time() < begun + 3
+        assert (
+            trio.current_time() < begun + 5
+        )  # by how QUIC backs off, and when its next probe may take the challenge along
     await trio.sleep(5)
     assert len(pair.far.data[0]) == size + len(b"hello")
     assert pair.near.moves == [(TWO, ELSEWHERE)]

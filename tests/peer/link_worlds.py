@@ -152,7 +152,7 @@ def holdings(registry: LinkRegistry) -> dict[str, object]:
         "links": len(registry.links),
         "probes": len(registry._probes),
         "worn": len(registry._worn),
-        "timers": len(registry._upkeep._timers._timers),
+        "timers": len(registry._upkeep._alarm._timers._timers),
         "dials": len(dialer._dials),
         "dials by node": len(dialer._of_node),
         "redials": sum(want.scope is not None for want in redialer._wants.values()),

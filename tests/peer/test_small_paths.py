@@ -283,7 +283,7 @@ async def test_a_refusal_of_the_large_one_ends_the_small_one_too(autojump_clock:
         connection = one.endpoint.dial(NOBODY, Busy)
         await trio.sleep(RACE_S + 0.1)
         assert one.endpoint.connections == 2
-        with one.endpoint.contained(connection):
+        with connection._contained:
             raise ValueError("what aioquic raises on a malformed answer")
         assert ended == [(CloseReason.FAILED, NOBODY)]
         await trio.sleep(5)
@@ -303,7 +303,7 @@ async def test_a_rival_that_breaks_leaves_the_large_one_its_chance(autojump_cloc
             nursery.start_soon(dial)
             await trio.sleep(RACE_S + 0.1)
             rival = next(iter(one.endpoint._sizes._runs_for))
-            with one.endpoint.contained(rival):
+            with rival._contained:
                 raise ValueError("what aioquic raises on a malformed answer")
         assert len(links) == 1
         assert one.endpoint.counters.connections_raced == 1

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from math import inf
+from types import TracebackType
 from typing import Final, Protocol
 
 from aioquic.quic import events
 from aioquic.quic.connection import QuicConnection
 
 from macula_trio._identity.trust import ServerCheck
-from macula_trio._net.credit import InboundCredit, is_heard
+from macula_trio._net.credit import InboundCredit
 from macula_trio._net.fairness import WORK_BURST, WORK_PER_S
+from macula_trio._net.inner import acknowledge_with_answers, forget_handshake, is_heard
 from macula_trio._net.migration import PeerPath
 from macula_trio._net.tls import Secrets
 from macula_trio._net.wear import Wear, WearLimits
@@ -96,8 +97,8 @@ class Owner(Protocol):
         """Bytes that no peer can guess."""
         ...
 
-    def contained(self, connection: Connection) -> AbstractContextManager[None]:
-        """What aioquic raises inside ends this connection and nothing else."""
+    def broken(self, connection: Connection, error: Exception) -> None:
+        """Something was raised by aioquic on what a peer sent: end its connection and nothing else."""
         ...
 
     def mark_written(self, connection: Connection) -> None:
@@ -111,6 +112,30 @@ class Owner(Protocol):
     def close(self, connection: Connection, reason: CloseReason, code: ErrorCode, *, error_code: int) -> None:
         """End it."""
         ...
+
+
+class _Containment:
+    """The boundary around aioquic: what it raises on hostile input is told to the connection's owner.
+
+    Entered several times for each datagram, which is why it is no generator.
+    """
+
+    __slots__ = ("_connection", "_owner")
+
+    def __init__(self, owner: Owner, connection: Connection) -> None:
+        self._owner = owner
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        self._owner.broken(self._connection, error)
+        return True
 
 
 class Connection:
@@ -129,6 +154,7 @@ class Connection:
         check: ServerCheck | None = None,
     ) -> None:
         self._endpoint = endpoint
+        self._contained = _Containment(endpoint, self)
         self._quic = quic
         self._secrets = secrets
         self._check = check
@@ -140,6 +166,7 @@ class Connection:
         self._withheld = 0.0
         self._withheld_max = WITHHELD_UNPROVEN_MAX
         self._credit = InboundCredit(quic)
+        acknowledge_with_answers(quic)
         self._wear = Wear(wear)
         self._share = TokenBucket(WORK_PER_S, WORK_BURST)
         # Written, and not in a datagram yet: about, since datagrams carry other things, and some data twice.
@@ -192,7 +219,7 @@ class Connection:
         """Put bytes into a stream; they leave with the next flush, together with those of other tasks."""
         if self._lost:
             return
-        with self._endpoint.contained(self):
+        with self._contained:
             self._quic.send_stream_data(stream_id, data, end_stream)
         self._wear.used(stream_id)
         self.unsent_bytes += len(data)
@@ -211,6 +238,7 @@ class Connection:
         self._deadline = inf
         self._withheld_max = WITHHELD_MAX
         self._credit.widen()
+        forget_handshake(self._quic)
         self._endpoint.proven(self)
 
     def close(self, code: ErrorCode, *, error_code: int = 0) -> None:

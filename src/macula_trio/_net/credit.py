@@ -5,17 +5,13 @@ stream whose front is missing as one buffer from its front to the farthest byte 
 bytes far behind the front would double what we hold with each of them, and a dozen small datagrams of a stranger would
 take all memory.  Here the window is what was taken plus a constant (RFC 9000, section 4.1).
 
-It also lets go of what aioquic keeps of a handshake, which is more than a third of what an idle connection takes.
-
-This file and ``testing/_determinism.py`` are the only ones that touch private parts of aioquic: the window is in none
-of its public ones (docs/design/connections.md).
+The window is in none of aioquic's public parts (docs/design/connections.md).
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # public, but re-exported without saying so
 from aioquic.quic.connection import Limit, QuicConnection
 from aioquic.quic.packet import QuicFrameType
 
@@ -28,15 +24,6 @@ WINDOW_BYTES: Final = 8 * 1024 * 1024  # a frame has at most 1 MiB; at 100 ms of
 PIECES_UNPROVEN_MAX: Final = 256
 PIECES_MAX: Final = 2048
 HANDSHAKE_AHEAD_MAX: Final = 64 * 1024  # of a TLS message whose front is missing: all of them together take 20 KiB
-
-
-_NOTHING: Final = Buffer(capacity=0)
-
-
-def is_heard(quic: QuicConnection, stream_id: int) -> bool:
-    """Whether the peer has acknowledged a stream of ours to its end; aioquic forgets such streams, or says so."""
-    stream = quic._streams.get(stream_id)
-    return stream is None or stream.sender.is_finished
 
 
 class _Window(Limit):
@@ -69,11 +56,9 @@ class InboundCredit:
         quic._local_max_data = self._window
 
     def widen(self) -> None:
-        """The peer has proven who it is, and TLS has said all that it had to say."""
+        """The peer has proven who it is."""
         self._bytes, self._pieces_max = WINDOW_BYTES, PIECES_MAX
         self.update()
-        # 16 KiB each, for what TLS writes in the handshake, which aioquic keeps for the connection's life.
-        self._quic._crypto_buffers = dict.fromkeys(self._quic._crypto_buffers, _NOTHING)
 
     def update(self) -> bool:
         """Grant again what was taken, after each datagram.

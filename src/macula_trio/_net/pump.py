@@ -11,8 +11,8 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import trio
 
+from macula_trio._net.alarm import Alarm
 from macula_trio._net.fairness import Fairness
-from macula_trio._net.timers import Timers
 from macula_trio._util import Path
 from macula_trio.abc import DatagramSocket
 
@@ -54,18 +54,17 @@ class Pump(Generic[T]):
         self._written: dict[T, None] = {}
         self._read: dict[T, None] = {}
         self._work = trio.Event()
-        self._timers = Timers[T]()
-        self._timer_kick = trio.Event()
+        self._alarm = Alarm[T]()
 
     @property
     def next_due(self) -> float:
         """When the next timer fires; sometimes earlier than needed."""
-        return self._timers.next_due
+        return self._alarm.next_due
 
     @property
     def remembered(self) -> dict[str, int]:
         """How many connections are marked, and how many have a timer."""
-        return {"timers": self._timers.count, "written": len(self._written), "read": len(self._read)}
+        return {"timers": self._alarm.count, "written": len(self._written), "read": len(self._read)}
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Move datagrams until cancelled."""
@@ -89,18 +88,17 @@ class Pump(Generic[T]):
 
     def arm(self, connection: T, due: float) -> None:
         """Set or move its timer; ``inf`` for none."""
-        if self._timers.arm(connection, due):
-            self._timer_kick.set()
+        self._alarm.arm(connection, due)
 
     def forget(self, connection: T) -> None:
         """It has ended."""
-        self._timers.disarm(connection)
+        self._alarm.disarm(connection)
         self._written.pop(connection, None)
         self._read.pop(connection, None)
 
     def fire_due(self, now: float) -> None:
         """Fire the timers whose time has come."""
-        for connection in self._timers.due(now):
+        for connection in self._alarm.due(now):
             self._pumped.timer_fired(connection, now)
 
     def flush_written(self) -> None:
@@ -150,12 +148,7 @@ class Pump(Generic[T]):
 
     async def _fire_timers(self) -> None:
         while True:
-            self._timer_kick = trio.Event()
-            due = self._timers.next_due
-            with trio.move_on_at(due) as scope:
-                await self._timer_kick.wait()
-            now = trio.current_time()
-            if scope.cancelled_caught:
-                self._fairness.timer_fired(now - due, now)
+            now, late_s = await self._alarm.wait()
+            self._fairness.timer_fired(late_s, now)
             self.fire_due(now)
             self.flush_written()

@@ -1,17 +1,16 @@
 """QUIC over one datagram socket, for all connections of a node, listened and dialed alike.
 
-**Hostile bytes never reach the pump**: every call into aioquic is made inside `QuicEndpoint.contained`; whatever comes
-out of it closes that one connection, is counted and logged, and goes no further.  Only this file and those beside it
-that make, greet and hold connections import aioquic, and only its public names (``credit.py`` excepted).  DESIGN
-section 6.
+**Hostile bytes never reach the pump**: every call into aioquic is made inside a connection's ``_contained``; whatever
+comes out of it closes that one connection, is counted and logged, and goes no further.  Only this file and those beside
+it that make, greet and hold connections import aioquic, and only its public names (``credit.py`` and ``inner.py``
+excepted).  DESIGN section 6.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from math import inf
 from typing import Final
 
@@ -120,7 +119,7 @@ class QuicEndpoint:
     def transmit(self, connection: Connection) -> None:
         """Send what aioquic has to say on a connection, and set its timer."""
         seen_at = before = connection.seen_at
-        with self.contained(connection):
+        with connection._contained:
             pending = connection._quic.datagrams_to_send(now=trio.current_time())
             self.counters.datagrams_sent += len(pending)
             connection._wear.datagrams_sent += len(pending)
@@ -140,7 +139,7 @@ class QuicEndpoint:
         if connection not in self._connections:
             return
         timer: float | None = None
-        with self.contained(connection):
+        with connection._contained:
             timer = connection._quic.get_timer()
         if connection not in self._connections:
             return  # broken by that
@@ -156,7 +155,7 @@ class QuicEndpoint:
             return
         if self._sizes.race_at(connection) <= now:
             self._race(connection, now)
-        with self.contained(connection):
+        with connection._contained:
             connection._quic.handle_timer(now=now)
         self._drain_events(connection)
         if connection in self._connections:
@@ -184,13 +183,13 @@ class QuicEndpoint:
             self.counters.datagrams_policed += 1
             return
         connection._note_datagram(len(data))
-        with self.contained(connection):
+        with connection._contained:
             connection._quic.receive_datagram(data, _DIALED_PEER if connection.is_dialed else source, now=now)
         connection._has_news, connection._acknowledged = False, []
         connection = self._drain_events(connection)
         self._follow(connection, path_address(source), len(data), now)
         within_bounds = True
-        with self.contained(connection):
+        with connection._contained:
             within_bounds = connection._credit.update()
         if not within_bounds or connection._withholds:
             if connection._binding:
@@ -211,7 +210,7 @@ class QuicEndpoint:
             self._tell_moved(connection, before, source)
         elif path.heard(source, size, now, is_news=connection._has_news):
             self.transmit(connection)  # what has nothing to do with it keeps to the path
-            with self.contained(connection):
+            with connection._contained:
                 connection._quic.send_ping(path.challenge())
             self.transmit(connection)  # now, before anything else may travel with it
             if path.wants_challenge:
@@ -272,7 +271,7 @@ class QuicEndpoint:
         return connection
 
     def _connect(self, connection: Connection, now: float) -> None:
-        with self.contained(connection):
+        with connection._contained:
             connection._quic.connect(_DIALED_PEER, now=now)
         self._pump.mark_written(connection)
 
@@ -310,7 +309,7 @@ class QuicEndpoint:
         """Act on what aioquic tells; returns the connection that goes on, another one after a race (`_answered`)."""
         while connection in self._connections:
             event: events.QuicEvent | None = None
-            with self.contained(connection):
+            with connection._contained:
                 event = connection._quic.next_event()
             if event is None:
                 break
@@ -361,7 +360,7 @@ class QuicEndpoint:
         if connection not in self._connections or connection._lost:
             return
         self.transmit(connection)  # what was written before a close in the same tick is never sent otherwise
-        with self.contained(connection):
+        with connection._contained:
             connection._quic.close(error_code=error_code, reason_phrase=code.value)
         self._tell_lost(connection, reason, code.value)
         connection._deadline = inf
@@ -393,19 +392,15 @@ class QuicEndpoint:
         if old != new and connection._binding and not connection._lost and connection._handler is not None:
             connection._handler.moved(old, new)
 
-    @contextmanager
-    def contained(self, connection: Connection) -> Iterator[None]:
-        """The boundary around aioquic: what it raises on hostile input ends one connection and nothing else."""
-        try:
-            yield
-        except Exception as exc:  # a malformed handshake raises almost anything; see MEASURED's traps
-            if connection not in self._connections:
-                return  # broken before, counted then
-            self.counters.connections_broken += 1
-            peer = format_endpoint(path_address(connection.path))
-            logger.warning("connection with %s broken by %s: %s", peer, type(exc).__name__, exc)
-            logger.debug("traceback of the broken connection", exc_info=True)
-            self._abandon(connection, f"{type(exc).__name__}: {exc}")
+    def broken(self, connection: Connection, error: Exception) -> None:
+        """End one connection and nothing else: a malformed handshake makes aioquic raise almost anything."""
+        if connection not in self._connections:
+            return  # broken before, counted then
+        self.counters.connections_broken += 1
+        peer = format_endpoint(path_address(connection.path))
+        logger.warning("connection with %s broken by %s: %s", peer, type(error).__name__, error)
+        logger.debug("traceback of the broken connection", exc_info=error)
+        self._abandon(connection, f"{type(error).__name__}: {error}")
 
 
 def _close_reason(connection: Connection, event: events.ConnectionTerminated) -> CloseReason:

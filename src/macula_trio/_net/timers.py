@@ -51,6 +51,18 @@ class Timers(Generic[T]):
         self._queue(item, timer)
         return due < before
 
+    def settle(self) -> float:
+        """`next_due`, exactly: entries of what was moved away from the front are put where they belong."""
+        while self._heap:
+            queued, _, item = self._heap[0]
+            timer = self._timers.get(item)
+            if timer is not None and timer.queued == timer.due == queued:
+                break
+            heapq.heappop(self._heap)
+            if timer is not None and timer.queued == queued:
+                self._postpone(item, timer)
+        return self.next_due
+
     def disarm(self, item: T) -> None:
         """Forget an item."""
         self._timers.pop(item, None)
@@ -62,13 +74,17 @@ class Timers(Generic[T]):
             timer = self._timers.get(item)
             if timer is None or timer.queued != queued:
                 continue  # forgotten, or superseded by an earlier entry
-            timer.queued = inf
             if timer.due > queued:  # moved: even when it is late already, earlier ones come first
-                if timer.due < inf:
-                    self._queue(item, timer)
+                self._postpone(item, timer)
                 continue
-            timer.due = inf
+            timer.due = timer.queued = inf
             yield item
+
+    def _postpone(self, item: T, timer: _Timer) -> None:
+        """Queue one that was moved to a later time anew; its entry has left the heap."""
+        timer.queued = inf
+        if timer.due < inf:
+            self._queue(item, timer)
 
     def _queue(self, item: T, timer: _Timer) -> None:
         timer.queued = timer.due

@@ -1,6 +1,6 @@
 """What a new connection is made with, and what its TLS handshake leaves: the secrets for the channel binding.
 
-With ``connection.py``, ``credit.py``, ``greeting.py`` and ``quic.py`` the only files that import aioquic.
+With ``connection.py``, ``credit.py``, ``greeting.py``, ``inner.py`` and ``quic.py`` the only files that import aioquic.
 """
 
 from __future__ import annotations

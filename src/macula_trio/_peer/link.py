@@ -64,7 +64,7 @@ UNASKED: Final = -1  # timestamp of a PONG that answers nothing; our PINGs count
 LINK_CREDIT: Final = "link"  # scope of a CREDIT that is about all of a link
 ENDING_GRACE_S: Final = 0.1  # before a link says its last: who was given it a moment ago may still ask on it
 ENDING_MAX_S: Final = 60.0  # for a backlog to be read; a peer that lives and never ends its side must not hold us up
-DIALER_KEEPALIVE_SHARE: Final = 0.9  # who dialed asks first, and the other one, who hears it, need not
+DIALER_KEEPALIVE_SHARE: Final = 0.95  # who dialed asks first, and the other one, who hears it, need not
 
 _PROBES: Final = (wire.Ping, wire.SwimPing, wire.SwimPingReq, wire.SwimAck)  # signs of life share one allowance
 _FAREWELLS: Final = (ErrorCode.NORMAL, ErrorCode.CLOSING)
@@ -429,7 +429,7 @@ class QuicLink(PeerFacts):
         elif verdict is Verdict.GONE:
             self._was_lost = True
             self.close(ErrorCode.SILENT, f"silent for {now - self._liveness.heard_at:.1f} s")
-        due = min(now + self._context.keepalive_s / 2, self._liveness.due_at(late_s) if depends else inf)
+        due = min(now + self._context.keepalive_s, self._liveness.due_at(late_s) if depends else inf)
         if slack_s and not self._liveness.is_waiting:
             due = max(now, due // slack_s * slack_s)  # to wake up once for many costs less than for each
         return min(due, max(now, self._ending_since) + ENDING_GRACE_S) if self._ending.has_begun else due

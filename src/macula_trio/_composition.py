@@ -122,6 +122,7 @@ class Services:
             ),
             storage=storage,
             background=background,
+            redialer=None if apart else self.registry,
         )
         self.registry.on_opened(self.dht.link_opened)
         self.registry.on_closed(self.dht.link_closed)

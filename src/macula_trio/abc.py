@@ -8,8 +8,8 @@ DESIGN sections 3 and 6.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Literal, Protocol, TypeAlias, TypeVar
 
 from macula_trio._ids import Advert, Contact, NodeId
@@ -25,6 +25,7 @@ __all__ = [
     "Message",
     "MessageHandler",
     "Path",
+    "Redialer",
     "Storage",
 ]
 
@@ -267,6 +268,22 @@ class LinkTransport(Protocol):
 
     def handle(self, message_type: type[MessageT], handler: MessageHandler[MessageT]) -> None:
         """Hand messages of this type that peers send on their own to ``handler``; one per type."""
+        ...
+
+
+class Redialer(Protocol):
+    """Dials nodes again whose links were lost."""
+
+    def want(
+        self, contact: Contact, locate: Callable[[], Awaitable[str | None]] | None = None
+    ) -> AbstractContextManager[None]:
+        """Keep a link to this node for the length of the block, once there was one.
+
+        Args:
+          contact: whom.
+          locate: asked before each dial; the numeric endpoint where it is now, None when it has none.  Without, it is
+            dialed where it was.
+        """
         ...
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Final
 
 import attrs
@@ -14,10 +16,10 @@ from macula_trio._dht.table import RoutingTable
 from macula_trio._events import EventBus
 from macula_trio._ids import Contact, NodeId
 from macula_trio._race import first_success
-from macula_trio.abc import LinkTransport
+from macula_trio.abc import LinkTransport, Redialer
 from macula_trio.errors import MeshError, NotSent, OwnIdentity, PeerUnavailable, TrustError
 
-JOIN_PAUSE_MIN_S: Final = 0.5
+JOIN_PAUSE_MIN_S: Final = 1.0  # the first pause is shorter than this, and its bound doubles with every other one
 JOIN_PAUSE_MAX_S: Final = 60.0
 
 
@@ -62,6 +64,7 @@ class Joining:
       random_fraction: a random number in [0, 1), for jitter.
       resolve: gives the numeric endpoints that one stands for now, the best first; raises `OSError`.
       background: takes the dials.
+      redialer: told of the nodes by which we have joined, whose links are wanted from then on; None without links.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Joining:
         random_fraction: Callable[[], float],
         resolve: Callable[[str], Awaitable[Sequence[str]]],
         background: Background,
+        redialer: Redialer | None = None,
     ) -> None:
         self._own = own
         self._bootstraps = bootstraps
@@ -86,6 +90,8 @@ class Joining:
         self._random_fraction = random_fraction
         self._resolve = resolve
         self._background = background
+        self._redialer = redialer
+        self._wants: dict[str, tuple[NodeId, ExitStack]] = {}  # by the endpoint that was configured
         self.joined = trio.Event()
         self.failures: dict[str, str] = {}
         self._decided = trio.Event()  # joined, or refused for good
@@ -118,6 +124,14 @@ class Joining:
         Args:
           renew_all: called after each time, for what is to be stored anew.
         """
+        try:
+            await self._join_again_and_again(renew_all)
+        finally:
+            for _, want in self._wants.values():
+                want.close()
+            self._wants.clear()
+
+    async def _join_again_and_again(self, renew_all: Callable[[], None]) -> None:
         pause_s = JOIN_PAUSE_MIN_S
         while self._bootstraps:
             # Before anything that can change it: whoever is lost from now on is noticed.
@@ -128,7 +142,7 @@ class Joining:
                 renew_all()
                 pause_s = JOIN_PAUSE_MIN_S
                 await self._client.alone.wait()
-            with trio.move_on_after(pause_s * (0.5 + self._random_fraction() / 2)):
+            with trio.move_on_after(pause_s * self._random_fraction()):  # full jitter
                 await self._met.wait()  # somebody found us
             pause_s = min(2 * pause_s, JOIN_PAUSE_MAX_S)
         self._note_joined()  # we are the only bootstrap that we know
@@ -168,7 +182,25 @@ class Joining:
         else:
             self.failures.pop(entry.endpoint, None)
             self._client.entry_points[contact.node_id] = contact
+            self._want(entry, contact)
             attempt.note(None)
+
+    def _want(self, entry: Bootstrap, contact: Contact) -> None:
+        """Let its link be dialed again when it is lost, though there may be others."""
+        before = self._wants.get(entry.endpoint)
+        if self._redialer is None or (before is not None and before[0] == contact.node_id):
+            return
+        if before is not None:
+            before[1].close()  # another node has taken its place
+        want = ExitStack()
+        want.enter_context(self._redialer.want(contact, partial(self._locate, entry)))
+        self._wants[entry.endpoint] = contact.node_id, want
+
+    async def _locate(self, entry: Bootstrap) -> str | None:
+        try:
+            return next(iter(await self._resolve(entry.endpoint)), None)
+        except OSError:
+            return None  # it is tried where it was
 
     def _note_failure(self, entry: Bootstrap, attempt: _JoinAttempt, error: MeshError) -> None:
         self.failures[entry.endpoint] = str(error)

@@ -40,7 +40,7 @@ from macula_trio._util import (
     without_scope,
 )
 from macula_trio._wire import messages as wire
-from macula_trio.abc import Link, LinkTransport, Storage
+from macula_trio.abc import Link, LinkTransport, Redialer, Storage
 from macula_trio.errors import PeerUnavailable, TrustError
 
 CHECKS_MAX: Final = 32  # nodes whose endpoint is being dialed, or whose life is doubted, at once
@@ -70,6 +70,7 @@ class DhtService:
       settings: see `DhtSettings`.
       storage: keeps the values that we hold over a restart.
       background: takes what goes on behind the scenes; `serve` owns it.
+      redialer: dials nodes again by which we have joined; None when no links are kept.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class DhtService:
         settings: DhtSettings,
         storage: Storage,
         background: Background | None = None,
+        redialer: Redialer | None = None,
     ) -> None:
         self._own = credentials.node_id
         self._transport = transport
@@ -155,6 +157,7 @@ class DhtService:
             random_fraction=random_fraction,
             resolve=resolve,
             background=self._background,
+            redialer=redialer,
         )
         self._advertiser = Advertiser(
             put=self.owner.store,

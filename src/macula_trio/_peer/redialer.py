@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeAlias
 
 import attrs
 import trio
@@ -16,12 +16,16 @@ from macula_trio.errors import MeshError, NotSent, TrustError
 
 WANTED_MAX: Final = 4096  # peers; those beyond are dialed by whoever needs them
 
+# Gives the numeric endpoint of a peer that is known by a name, which is resolved anew; None when it has none just now.
+Locate: TypeAlias = Callable[[], Awaitable[str | None]]
+
 
 @attrs.define(eq=False)
 class _Want:
     """One peer that somebody wants."""
 
     contact: Contact
+    locate: Locate | None = None
     count: int = 0
     scope: trio.CancelScope | None = None  # of the task that dials it again
 
@@ -52,8 +56,13 @@ class Redialer:
         self.redials = 0
 
     @contextmanager
-    def want(self, contact: Contact) -> Iterator[None]:
-        """Want a peer for the length of the block."""
+    def want(self, contact: Contact, locate: Locate | None = None) -> Iterator[None]:
+        """Want a peer for the length of the block.
+
+        Args:
+          contact: whom.
+          locate: asked where it is before it is dialed again; without, it is dialed where it was.
+        """
         want = self._wants.get(contact.node_id)
         if want is None:
             if len(self._wants) >= WANTED_MAX:
@@ -61,6 +70,7 @@ class Redialer:
                 return
             want = self._wants[contact.node_id] = _Want(contact)
         want.contact = contact
+        want.locate = locate or want.locate
         want.count += 1
         try:
             yield
@@ -90,6 +100,9 @@ class Redialer:
         with scope:
             while True:
                 await trio.sleep(self._pause_s(want.contact))
+                if want.locate is not None:
+                    endpoint = await want.locate() or want.contact.endpoint
+                    want.contact = Contact(node_id=want.contact.node_id, endpoint=endpoint)
                 attempt += 1
                 self.redials += 1
                 contact = want.contact

@@ -24,7 +24,7 @@ from macula_trio._peer.dialer import Aim, DialCounters, Dialer, address_of
 from macula_trio._peer.handshake import PER_MESSAGE, LocalParty, RemoteParty
 from macula_trio._peer.link import ENDING_GRACE_S, QuicLink
 from macula_trio._peer.penalties import OFFENCES_OF_HOST_MAX, OFFENCES_OF_NODE_MAX, REFUSED_S, Penalties
-from macula_trio._peer.redialer import Redialer
+from macula_trio._peer.redialer import Locate, Redialer
 from macula_trio._peer.upkeep import Upkeep
 from macula_trio._util import Address, host_group, is_loopback
 from macula_trio.abc import Link, LinkTransport, Message, MessageHandler, MessageT
@@ -280,13 +280,18 @@ class LinkRegistry:
         aim = Aim(address_of(endpoint), expected, self._dials_anew, is_passing=True)
         return await self._dialer.dial(aim, trusted=trusted)
 
-    def want(self, contact: Contact) -> AbstractContextManager[None]:
-        """Dial a node again whenever its last link is lost, for the length of the block; if its endpoint is numeric."""
+    def want(self, contact: Contact, locate: Locate | None = None) -> AbstractContextManager[None]:
+        """Dial a node again whenever its last link is lost, for the length of the block.
+
+        Args:
+          contact: whom; nothing happens when its endpoint is not numeric.
+          locate: asked where it is before it is dialed again; without, it is dialed where it was.
+        """
         try:
             address_of(contact.endpoint)
         except PeerUnavailable:
             return nullcontext()  # it has dialed us, or another endpoint of it was dialed
-        return self._redialer.want(contact)
+        return self._redialer.want(contact, locate)
 
     async def _dial_wanted(self, contact: Contact) -> None:
         self.require_welcome(contact)

@@ -6,25 +6,18 @@ that.  One task of the node holds all wishes, and lets go of those that nothing 
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack
-from typing import Final, Protocol
+from contextlib import ExitStack
+from typing import Final
 
 import attrs
 import trio
 
 from macula_trio._background import Background
 from macula_trio._ids import Contact, NodeId
+from macula_trio.abc import Redialer
 
 WANTED_S: Final = 60.0  # after the last message; a subscriber that is gone by then will hardly be missed
 WANTED_MAX: Final = 256  # more than a node keeps links; the one not sent to for longest goes first
-
-
-class Redialer(Protocol):
-    """Dials peers again whose links were lost."""
-
-    def want(self, contact: Contact) -> AbstractContextManager[None]:
-        """Keep a link to this node for the length of the block, once there was one."""
-        ...
 
 
 @attrs.define(eq=False)

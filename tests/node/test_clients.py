@@ -12,11 +12,13 @@ import attrs
 import pytest
 import trio
 from authorisation_tools import FORWARDER_ID, UNVERIFIED, facts, outsider, received
-from node_tools import watch
+from node_tools import link_between, watch
 from quic_tools import REALM, Recorder, connect_bare, open_endpoint
 
 import macula_trio as macula
 from macula_trio import Outcome
+from macula_trio._net.quic import Connection
+from macula_trio._peer.link import QuicLink
 from macula_trio._peer.window import WINDOW_BYTES
 from macula_trio._pubsub import clients, forwarding
 from macula_trio._util import parse_endpoint
@@ -254,6 +256,27 @@ async def test_two_nodes_that_are_clients_of_each_other_do_not_send_messages_rou
         frames = [node.statistics().frames_received for node in (one, two)]
         assert sum(each.get("PUBLISH", 0) + each.get("PUBSUB_ROUTE", 0) for each in frames) < 20
         assert "repeated" in {fact["reason"] for fact in facts(events, "pubsub.client_dropped")}
+
+
+async def test_a_proven_client_is_the_same_one_on_the_link_that_has_replaced_another(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_mesh(2) as (gateway, other):
+        contact = macula.Contact(node_id=gateway.node_id, endpoint=gateway.endpoint)
+        await other.send_message(contact, macula.wire.MessageType.SUBSCRIBE, {"topics": ["t.*", "u.*"], "qos": 0})
+        await trio.sleep(1)
+        assert gateway.statistics().clients == 1
+        old = link_between(other, gateway)
+        assert isinstance(old, QuicLink)
+        monkeypatch.setattr(Connection, "is_worn", property(lambda connection: connection is old._connection))
+        await trio.sleep(60)
+        assert link_between(other, gateway) is not old
+        events = watch(gateway)
+        for pattern, left in (("t.*", 1), ("u.*", 0)):
+            await other.send_message(contact, macula.wire.MessageType.UNSUBSCRIBE, {"topics": [pattern]})
+            await trio.sleep(1)
+            assert facts(events, "pubsub.client_unsubscribed")[-1]["pattern"] == pattern
+            assert gateway.statistics().clients == left
 
 
 # -- limits -----------------------------------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ class Clients:
     # -- what clients say ---------------------------------------------------------------------------------------------
 
     def _on_subscribe(self, link: Link, subscribe: wire.Subscribe) -> None:
-        client = self._clients.get(link.whole)
+        client = self._client_of(link)
         for pattern in dict.fromkeys(subscribe.topics):
             if client is not None and pattern in client.wishes:
                 client.wishes[pattern].stream = link  # asked for anew, maybe on another stream
@@ -123,7 +123,7 @@ class Clients:
             self._add(client, pattern, link)
 
     def _on_unsubscribe(self, link: Link, unsubscribe: wire.Unsubscribe) -> None:
-        client = self._clients.get(link.whole)
+        client = self._client_of(link)
         if client is None:
             return
         for pattern in unsubscribe.topics:
@@ -132,6 +132,14 @@ class Clients:
         if not client.wishes:
             client.link.remove_close_callback(client.ended)
             del self._clients[client.link]
+
+    def _client_of(self, link: Link) -> _Client | None:
+        """A stranger is a client of one link; a proven peer is the same one on the link that has replaced another."""
+        client = self._clients.get(link.whole)
+        if client is not None or not link.verified:
+            return client
+        same = (other for other in self._clients.values() if other.link.verified and other.link.node_id == link.node_id)
+        return next((other for other in same if not other.link.is_closed), None)
 
     def _require_room(self, client: _Client | None, pattern: str) -> None:
         """Refuse what is no pattern, and what would be too much.

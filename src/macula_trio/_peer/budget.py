@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from macula_trio.errors import ErrorCode, RemoteProtocolError
+
 # Far above what a node of ours can send or take: who is beyond them does not talk, but attacks.
 FRAMES_PER_S: Final = 100_000.0
 FRAMES_BURST: Final = 500_000.0
@@ -71,3 +73,21 @@ class LinkBudget:
         self.bytes = TokenBucket(BYTES_PER_S, BYTES_BURST)
         self.pings = TokenBucket(PINGS_PER_S, PINGS_BURST)
         self.noise = TokenBucket(NOISE_PER_S, NOISE_BURST)
+
+    def endure(self, frames: int, size: int, now: float) -> None:
+        """Take in what came.
+
+        Raises:
+          RemoteProtocolError: it is too much.
+        """
+        if not (self.frames.take(frames, now) and self.bytes.take(size, now)):
+            raise RemoteProtocolError("more in a second than anybody may send", code=ErrorCode.LIMIT_EXCEEDED)
+
+    def endure_noise(self, now: float) -> None:
+        """Take in a frame that is of no use here.
+
+        Raises:
+          RemoteProtocolError: it is one too many.
+        """
+        if not self.noise.take(1, now):
+            raise RemoteProtocolError("too many frames that are not for us", code=ErrorCode.LIMIT_EXCEEDED)

@@ -15,31 +15,24 @@ from typing import Final, Self
 
 import trio
 
-from macula_trio._ids import NodeId, hex_or_none
+from macula_trio._ids import NodeId
 from macula_trio._net.quic import CONTROL_STREAM, CloseReason, Connection
+from macula_trio._peer import told
 from macula_trio._peer.asks import Asks, Pending
 from macula_trio._peer.budget import LinkBudget
 from macula_trio._peer.context import LinkContext
 from macula_trio._peer.ending import Ending, Step
 from macula_trio._peer.facts import PeerFacts
 from macula_trio._peer.farewell import code_of, error_of
-from macula_trio._peer.handshake import (
-    ANONYMOUS,
-    HANDSHAKE_PAYLOAD_BYTES_MAX,
-    RemoteParty,
-    accept_connect,
-    accept_pong,
-    judge_again,
-    make_connect,
-    make_pong,
-)
+from macula_trio._peer.handshake import ANONYMOUS, HANDSHAKE_PAYLOAD_BYTES_MAX, RemoteParty, judge_again
 from macula_trio._peer.inbox import BUFFERED_BYTES_MAX, Inbox
+from macula_trio._peer.introduction import UNASKED, Introduction
 from macula_trio._peer.liveness import Liveness, Verdict
 from macula_trio._peer.observed import read_observed
 from macula_trio._peer.succession import Succession
 from macula_trio._peer.views import LinkView, OneStream
 from macula_trio._peer.window import BACKLOG_BYTES_MAX, WINDOW_BYTES, ReceiveWindow, SendWindow
-from macula_trio._util import Address, clip, format_endpoint
+from macula_trio._util import Address, clip
 from macula_trio._wire import messages as wire
 from macula_trio._wire.codec import decode_message, encode_message
 from macula_trio._wire.correlation import correlation_of, is_reply, may_be_reply
@@ -60,7 +53,6 @@ logger = logging.getLogger("macula_trio.link")
 
 V08_STREAMS_MAX: Final = 100  # of one connection, which a v0.8 peer then ends
 UNVERIFIED_STREAMS_MAX: Final = 45  # messages on a connection that we dialed to such a peer: a CALL may need a CANCEL
-UNASKED: Final = -1  # timestamp of a PONG that answers nothing; our PINGs count down from -2, callers up from 0
 LINK_CREDIT: Final = "link"  # scope of a CREDIT that is about all of a link
 ENDING_GRACE_S: Final = 0.1  # before a link says its last: who was given it a moment ago may still ask on it
 ENDING_MAX_S: Final = 60.0  # for a backlog to be read; a peer that lives and never ends its side must not hold us up
@@ -96,7 +88,6 @@ class QuicLink(PeerFacts):
     Attributes:
       is_passing: as above.
       succession: its place among the links to its peer.
-      is_introduced: our CONNECT has left, so the peer may take the link at any moment.
     """
 
     def __init__(
@@ -111,8 +102,10 @@ class QuicLink(PeerFacts):
         now = trio.current_time()
         self._context = context
         self._connection = connection
-        self._expected = expected
         self._replaces = replaces
+        self._introduction = Introduction(
+            context, connection, expected=expected, replaces=replaces, is_passing=is_passing
+        )
         self._state = LinkState.CONNECTING
         self._settled = trio.Event()  # live or closed
         self._error: MeshError | None = None
@@ -129,13 +122,11 @@ class QuicLink(PeerFacts):
         self._budget = LinkBudget()
         self._liveness = Liveness(context.keepalive_s * (DIALER_KEEPALIVE_SHARE if self.is_dialed else 1.0), now)
         self._unsent_then = 0  # when it was looked at last
-        self._used_at = self._introduced_at = now
+        self._used_at = now
         self._reserved = 0
-        self._told_address: Address | None = None  # where we told a peer that dialed us that we see it
         self._ending = Ending()
         self._ending_since = inf
         self.succession: Succession = Succession()
-        self.is_introduced: bool = False
         self.is_passing: bool = is_passing
 
     # -- what others see ----------------------------------------------------------------------------------------
@@ -144,6 +135,11 @@ class QuicLink(PeerFacts):
     def is_probe(self) -> bool:
         """Whether we are the peer ourselves, asking how we are: nothing that concerns the mesh."""
         return self.verified and self.node_id == self._context.party.judge.probe
+
+    @property
+    def is_introduced(self) -> bool:
+        """Whether our CONNECT has left, so that the peer may take the link at any moment."""
+        return self._introduction.made_at is not None
 
     @property
     def whole(self) -> Self:
@@ -448,12 +444,10 @@ class QuicLink(PeerFacts):
 
     def tell_observed(self) -> None:
         """Tell a proven peer that dialed us where we see it, if that has changed under the link."""
-        seen_at = self._connection.seen_at
-        if self._state is LinkState.LIVE and self.verified and self._told_address not in (None, seen_at):
-            self._told_address = seen_at
-            now_ms = self._context.wall_clock_ms()
-            told = wire.Pong(timestamp=UNASKED, server_time=now_ms, observed=format_endpoint(seen_at))
-            self._write(self._stream, told)
+        if self._state is LinkState.LIVE and self.verified:
+            sighting = self._introduction.sighting()
+            if sighting is not None:
+                self._write(self._stream, sighting)
 
     def _hear_observed(self, pong: wire.Pong) -> None:
         """Whoever we dialed saw us as others do; who dialed us himself knows only what he dialed."""
@@ -604,9 +598,7 @@ class QuicLink(PeerFacts):
         if reason is CloseReason.FAILED and self._connection.binding:  # before, the address may be forged
             self._context.offended(self)
         if was_live:
-            self._context.counters.closed[self._end_reason or _END_REASONS.get(reason, reason.name.lower())] += 1
-            if not self.is_probe:
-                self._context.events.emit("link.closed", peer=hex_or_none(self.node_id), reason=str(self._error))
+            told.tell_closed(self._context, self, self._end_reason or _END_REASONS.get(reason, reason.name.lower()))
             self._context.closed(self)
         self.succession.follow_only(self, ())
         self._let_followers_go_on()
@@ -616,13 +608,7 @@ class QuicLink(PeerFacts):
     def handshake_completed(self) -> None:
         """TLS is through: the dialer introduces itself."""
         if self.is_dialed:
-            party, binding = self._context.party, self._connection.binding
-            self.is_introduced = True
-            self._introduced_at = trio.current_time()
-            connect = make_connect(
-                party, binding=binding, peer=self._expected, replaces=self._replaces, is_passing=self.is_passing
-            )
-            self._write(CONTROL_STREAM, connect)
+            self._write(CONTROL_STREAM, self._introduction.connect())
 
     def stream_data_received(self, stream_id: int, data: bytes, end_stream: bool) -> None:
         """Cut frames and act on each."""
@@ -644,10 +630,7 @@ class QuicLink(PeerFacts):
     def moved(self, old: Address, new: Address) -> None:
         """The peer has another address, or is seen at another one; the link goes on."""
         if self._state is LinkState.LIVE and not self.is_probe:
-            self._context.counters.migrated += 1
-            before, endpoint = format_endpoint(old), format_endpoint(new)
-            peer = hex_or_none(self.node_id)
-            self._context.events.emit("link.migrated", peer=peer, before=before, endpoint=endpoint)
+            told.tell_moved(self._context, self, old, new)
             self.tell_observed()
 
     # -- what comes in --------------------------------------------------------------------------------------------
@@ -673,9 +656,7 @@ class QuicLink(PeerFacts):
     def _endure(self, frames: int, size: int) -> None:
         """Bound what one peer brings in a while, and what waits of it."""
         self._connection.worked(frames)
-        budget, now = self._budget, self._liveness.heard_at
-        if not (budget.frames.take(frames, now) and budget.bytes.take(size, now)):
-            raise RemoteProtocolError("more in a second than anybody may send", code=ErrorCode.LIMIT_EXCEEDED)
+        self._budget.endure(frames, size, self._liveness.heard_at)
         if self.succession.queued_bytes > BUFFERED_BYTES_MAX:
             raise RemoteProtocolError("too much before an earlier link has ended", code=ErrorCode.LIMIT_EXCEEDED)
 
@@ -691,7 +672,7 @@ class QuicLink(PeerFacts):
         message = None if frame.body is None else decode_message(frame)
         if message is None:
             self._context.counters.unknown_type += 1
-            self._endure_noise()
+            self._budget.endure_noise(self._liveness.heard_at)
             if self._state is not LinkState.LIVE:
                 raise RemoteProtocolError("an unknown message before the proof", code=ErrorCode.PROOF_REQUIRED)
             self._credit(frame.type, size)
@@ -721,20 +702,14 @@ class QuicLink(PeerFacts):
                 self._write(CONTROL_STREAM, wire.Credit(scope=LINK_CREDIT, id=b"", credit=total))
 
     def _first_message(self, stream_id: int, message: Message) -> None:
-        party, binding = self._context.party, self._connection.binding
-        unverified = party.trust.kind == "unverified"
         try:
             if self.is_dialed:
-                if not isinstance(message, wire.Pong):
-                    raise RemoteProtocolError("expected PONG first", code=ErrorCode.UNEXPECTED_MESSAGE)
-                now_ms = self._context.wall_clock_ms()
-                remote = accept_pong(party, message, binding=binding, peer=self._expected, now_ms=now_ms)
-                self._context.admit(remote)
-                self._become_live(remote)
+                self._become_live(self._introduction.hear_answer(message))
+                assert isinstance(message, wire.Pong), "nothing else is an answer"
                 self._hear_observed(message)
             elif isinstance(message, wire.Connect):
                 self._become_live(self._accept(stream_id, message))
-            elif unverified:
+            elif self._context.party.trust.kind == "unverified":
                 self._become_live(ANONYMOUS)
                 self._dispatch(stream_id, message)
             else:
@@ -743,12 +718,7 @@ class QuicLink(PeerFacts):
             self._refuse(exc)
 
     def _accept(self, stream_id: int, connect: wire.Connect) -> RemoteParty:
-        party, binding = self._context.party, self._connection.binding
-        now = self._context.wall_clock_ms()
-        remote = accept_connect(party, connect, binding=binding, now_ms=now)
-        self._context.admit(remote)
-        self._told_address = seen_at = self._connection.seen_at
-        pong = make_pong(party, binding=binding, peer=remote, timestamp=now, server_time=now, observed=seen_at)
+        remote, pong = self._introduction.hear_connect(connect)
         self._write(stream_id, pong)
         return remote
 
@@ -766,21 +736,11 @@ class QuicLink(PeerFacts):
             return  # by our PONG, if the peer has refused the stream: nobody would tell us of the end once more
         self._peer = peer
         self._state = LinkState.LIVE
-        if self.is_introduced:
-            self._liveness.measured(trio.current_time() - self._introduced_at)
+        if self._introduction.made_at is not None:
+            self._liveness.measured(trio.current_time() - self._introduction.made_at)
         self._connection.proven()
         self._settled.set()
-        if not self.is_probe:
-            self._context.events.emit(
-                "link.opened",
-                peer=hex_or_none(self.node_id),
-                endpoint=self.endpoint,
-                dialed=self.is_dialed,
-                verified=self.verified,
-            )
-        if peer.clock_differs and peer.clock_ahead_ms is not None:
-            address, seconds = format_endpoint(self.peer_address), round(peer.clock_ahead_ms / 1000)
-            self._context.events.emit("clock.differs", peer=hex_or_none(self.node_id), address=address, ahead_s=seconds)
+        told.tell_opened(self._context, self, peer)
         self._context.opened(self)
 
     def _dispatch(self, stream_id: int, message: Message) -> None:
@@ -829,15 +789,11 @@ class QuicLink(PeerFacts):
         handler = self._context.handlers.get(type(message))
         if handler is None:
             self._context.counters.unhandled += 1
-            self._endure_noise()
+            self._budget.endure_noise(self._liveness.heard_at)
         elif self.verified or stream_id == CONTROL_STREAM:
             handler(self, message)
         else:
             handler(OneStream(self, stream_id), message)
-
-    def _endure_noise(self) -> None:
-        if not self._budget.noise.take(1, self._liveness.heard_at):
-            raise RemoteProtocolError("too many frames that are not for us", code=ErrorCode.LIMIT_EXCEEDED)
 
     def _reply_stream(self, stream_id: int) -> int:
         """Proven peers listen on the control stream; a v0.8 peer on the stream that it asked on."""
@@ -847,7 +803,7 @@ class QuicLink(PeerFacts):
         code = code_of(farewell.reason)
         text = f"{self._label()} said goodbye: {clip(farewell.message) or (code.value if code else 'no reason')}"
         self._error = self._farewell(code, text)
-        self._note_conflict(code)
+        told.tell_conflict(self._context, self, code)
         self._peer_is_leaving = code is ErrorCode.CLOSING
         self._end_reason = self._end_reason or "goodbye"
         self._connection.close(ErrorCode.NORMAL)
@@ -863,23 +819,11 @@ class QuicLink(PeerFacts):
         code = error.code
         if code is ErrorCode.OWN_IDENTITY:
             self._context.note_self(self._connection.binding)
-        self._context.counters.refused[code.value] += 1
-        self._note_conflict(code)
-        self._context.events.emit(
-            "link.refused",
-            address=format_endpoint(self.peer_address),
-            peer=hex_or_none(self.node_id),
-            reason=clip(str(error)),
-        )
+        told.tell_refused(self._context, self, error)
         self._error = type(error)(f"{self._label()}: {error}", code=code) if isinstance(error, TrustError) else error
         self.close(code, str(error))
         if isinstance(error, RemoteProtocolError) or code is ErrorCode.BAD_PROOF:
             self._context.offended(self)
-
-    def _note_conflict(self, code: ErrorCode | None) -> None:
-        """One key is used by two nodes at once: an event for those who run them, and no fight."""
-        if code is ErrorCode.IDENTITY_CONFLICT:
-            self._context.events.emit("identity_conflict", address=format_endpoint(self.peer_address))
 
 
 def _conforms(link: QuicLink, view: LinkView) -> tuple[Link, Link]:

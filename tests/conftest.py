@@ -19,8 +19,13 @@ import pytest
 from hypothesis import settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
+from macula_trio.testing import pytest_plugin
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# Under the mock clock all is simulated, so chance is the seed's as well: a test that passes once passes always.
+pytest_plugin.OWN_FIXTURES = pytest_plugin.OWN_FIXTURES | {"autojump_clock"}  # type: ignore[misc]
 
 ROOT: Final = Path(__file__).parents[1]
 FD_DIRECTORY: Final = Path("/dev/fd")  # Windows has none

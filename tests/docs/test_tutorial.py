@@ -32,6 +32,8 @@ import pytest
 import trio
 from page_tools import Block, blocks, read
 
+from macula_trio._pubsub.interest import FRESH_S
+
 pytestmark = [pytest.mark.processes, pytest.mark.thorough]
 
 PAGE: Final = "docs/tutorial.md"
@@ -216,6 +218,8 @@ class Reader:
         terminal, says = re.fullmatch(r"(?:Terminal (\d)( says)?)?", step.title).groups()
         if step.language == "python" and step.file and not terminal:
             (self.directory / step.file).write_text(text, encoding="utf-8")
+            # Nobody copies a program in less time than a publisher may not know of a newcomer (`Node.subscribe`).
+            await trio.sleep(FRESH_S)
         elif step.language == "sh" and terminal and not says:
             await self._type(self.terminals[terminal], text)
         elif step.language == "text" and says:

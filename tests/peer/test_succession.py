@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from quic_tools import Peer, open_peer
+from quic_tools import Peer, host, open_peer
 
 from macula_trio._peer import registry as registry_module
 from macula_trio._peer.link import ENDING_GRACE_S, ENDING_MAX_S, QuicLink
@@ -221,3 +221,31 @@ async def test_a_peer_that_lives_and_never_ends_its_side_is_left_after_a_minute(
             new = await one.registry.link_to(two.contact)
         assert new is not link
         assert link.is_ended
+
+
+async def test_a_link_that_has_ended_at_one_side_only_holds_up_nothing_that_comes_on_the_next(
+    autojump_clock: Clock,
+) -> None:
+    """The word of its end was lost on the way; the next CONNECT says it once more."""
+    network = SimNetwork(latency_s=LATENCY_S)
+    async with open_peer(network, 1) as one, open_peer(network, 2) as two:
+        taken = {peer: note_casts(peer) for peer in (one, two)}
+        sources = [one, one, two, two, one, two, one, one, one, two, two, two]
+        sent: dict[Peer, list[int]] = {one: [], two: []}
+        for number, source in enumerate(sources):
+            target = two if source is one else one
+            if number:
+                before = source.registry.live_link(target.node_id)
+                assert before is not None
+                network.partition([host(1)[0]])
+                before.close()
+                network.heal()
+                assert len(target.registry.links) == 1, "it has not heard"
+            link = await source.registry.link_to(target.contact)
+            link.send_nowait(cast(number))
+            sent[source].append(number)
+            await trio.sleep(10 * LATENCY_S)
+            assert taken[target] == sent[source]
+            assert target.registry.links[-1].link_id == link.link_id
+            assert len(target.registry.links) == 1
+        assert [event.facts["dialed"] for event in one.named("link.opened")] == [source is one for source in sources]

@@ -102,6 +102,7 @@ class Dialer:
       deadline_s: for a connection and both proofs.
       random_fraction: chance in [0, 1), for the pauses behind failures.
       ended: called with the node that was dialed for, when a dial has ended.
+      over: gives the `link_id` of the last link to a node that has ended here, None when there was none.
     """
 
     def __init__(
@@ -112,12 +113,14 @@ class Dialer:
         deadline_s: float,
         random_fraction: Callable[[], float],
         ended: Callable[[NodeId], None],
+        over: Callable[[NodeId], bytes | None],
     ) -> None:
         self._context = context
         self._background = background
         self._deadline_s = deadline_s
         self._random_fraction = random_fraction
         self._ended = ended
+        self._over = over
         self._dials: dict[Aim, Dial] = {}
         self._of_node: dict[NodeId, dict[Dial, None]] = {}
         self._limiter = trio.CapacityLimiter(DIALS_MAX)
@@ -249,9 +252,16 @@ class Dialer:
         except TrustError as exc:
             return exc
 
+        over = None if aim.replaces or aim.expected is None or aim.is_passing else self._over(aim.expected)
+
         def make_link(connection: Connection) -> QuicLink:
             dial.link = QuicLink(
-                self._context, connection, expected=aim.expected, replaces=aim.replaces, is_passing=aim.is_passing
+                self._context,
+                connection,
+                expected=aim.expected,
+                replaces=aim.replaces or over,
+                is_passing=aim.is_passing,
+                is_afresh=over is not None,
             )
             return dial.link
 

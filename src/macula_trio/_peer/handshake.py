@@ -30,6 +30,9 @@ LEAF: Final = "leaf"
 PER_MESSAGE: Final = "per-message"
 """Capability of who closes a connection, or all that it dials, after one thing: others send nothing of theirs on it."""
 
+AFRESH: Final = "afresh"
+"""Capability in a CONNECT that names a link in ``replaces``: that one has ended at the dialer's side already."""
+
 MSGPACK: Final = "msgpack"
 """Capability of a node that takes MessagePack as the payload of calls and messages."""
 
@@ -108,6 +111,7 @@ def make_connect(
     peer: NodeId | None,
     replaces: bytes | None = None,
     is_passing: bool = False,
+    is_afresh: bool = False,
 ) -> Connect:
     """The dialer's first frame.
 
@@ -117,13 +121,14 @@ def make_connect(
       peer: whom we dial for, None when only the address is known.
       replaces: the link of ours in whose place this one comes, by what both ends call it.
       is_passing: we close this connection after one thing.
+      is_afresh: that other one has ended here, which the peer may not know.
     """
     peer_node_id = peer or UNKNOWN_PEER
     passing = (PER_MESSAGE,) if is_passing and PER_MESSAGE not in party.capabilities else ()
     return Connect(
         node_id=party.credentials.node_id,
         realm_id=party.realm,
-        capabilities=(*party.capabilities, *passing),
+        capabilities=(*party.capabilities, *passing, *((AFRESH,) if is_afresh else ())),
         endpoint=party.endpoint,
         instance=party.instance,
         certificate_chain=party.credentials.chain_der,

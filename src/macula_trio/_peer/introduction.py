@@ -30,6 +30,7 @@ class Introduction:
       expected: whom we dial for, if known.
       replaces: `link_id` of the link in whose place we dial.
       is_passing: we dial for one thing; the peer is told.
+      is_afresh: the link in whose place we dial has ended; the peer is told.
 
     Attributes:
       made_at: when our CONNECT left, on Trio's clock; None before.
@@ -43,12 +44,14 @@ class Introduction:
         expected: NodeId | None,
         replaces: bytes | None,
         is_passing: bool,
+        is_afresh: bool,
     ) -> None:
         self._context = context
         self._connection = connection
         self._expected = expected
         self._replaces = replaces
         self._is_passing = is_passing
+        self._is_afresh = is_afresh
         self._told_address: Address | None = None  # where we told a peer that dialed us that we see it
         self.made_at: float | None = None
 
@@ -61,6 +64,7 @@ class Introduction:
             peer=self._expected,
             replaces=self._replaces,
             is_passing=self._is_passing,
+            is_afresh=self._is_afresh,
         )
 
     def hear_answer(self, message: Message) -> RemoteParty:

@@ -84,6 +84,7 @@ class QuicLink(PeerFacts):
       expected: whom we dial for; None when only the address is known, or when the peer dialed us.
       replaces: `link_id` of the link in whose place we dial this one.
       is_passing: we dial it for one thing, and close it then; the peer is told.
+      is_afresh: the link in whose place we dial this one has ended here; the peer, who may not know, is told.
 
     Attributes:
       is_passing: as above.
@@ -98,13 +99,14 @@ class QuicLink(PeerFacts):
         expected: NodeId | None = None,
         replaces: bytes | None = None,
         is_passing: bool = False,
+        is_afresh: bool = False,
     ) -> None:
         now = trio.current_time()
         self._context = context
         self._connection = connection
         self._replaces = replaces
         self._introduction = Introduction(
-            context, connection, expected=expected, replaces=replaces, is_passing=is_passing
+            context, connection, expected=expected, replaces=replaces, is_passing=is_passing, is_afresh=is_afresh
         )
         self._state = LinkState.CONNECTING
         self._settled = trio.Event()  # live or closed
@@ -575,6 +577,12 @@ class QuicLink(PeerFacts):
             self._write(CONTROL_STREAM, wire.Disconnect(reason=code.value, message=clip(message)))
         self._error = self._error or PeerUnavailable(f"{self._label()}: link was closed: {message or code.value}")
         self._connection.close(code, error_code=0 if code in _FAREWELLS else _QUIC_REFUSED)
+
+    def end_with_peer(self) -> None:
+        """The peer has ended it, and says so on another link: what came before is taken, and nothing more comes."""
+        self.take_queued(now_or_never=True)
+        self._error = self._error or PeerUnavailable(f"{self._label()}: the peer has ended this link")
+        self.close(ErrorCode.NORMAL, reason="closed_by_peer")
 
     def connection_lost(self, reason: CloseReason, detail: str) -> None:
         """Tell everybody who waits."""

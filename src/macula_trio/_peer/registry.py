@@ -21,7 +21,7 @@ from macula_trio._net.quic import Connection, QuicEndpoint
 from macula_trio._peer.choice import choose, rank
 from macula_trio._peer.context import KEEPALIVE_S, LinkContext, LinkCounters
 from macula_trio._peer.dialer import Aim, DialCounters, Dialer, address_of
-from macula_trio._peer.handshake import PER_MESSAGE, LocalParty, RemoteParty
+from macula_trio._peer.handshake import AFRESH, PER_MESSAGE, LocalParty, RemoteParty
 from macula_trio._peer.link import ENDING_GRACE_S, QuicLink
 from macula_trio._peer.penalties import OFFENCES_OF_HOST_MAX, OFFENCES_OF_NODE_MAX, REFUSED_S, Penalties
 from macula_trio._peer.redialer import Locate, Redialer
@@ -94,6 +94,7 @@ class LinkRegistry:
         self._background = Background()
         self._penalties = Penalties()
         self._replaced: dict[NodeId | None, tuple[bytes | None, ...]] = {}  # former runs, by node
+        self._over: dict[NodeId, bytes] = {}  # the last link to a node that has ended, of those that may be replaced
         self._context = LinkContext(
             party=party,
             handlers=self._handlers,
@@ -116,6 +117,7 @@ class LinkRegistry:
             deadline_s=policy.dial_deadline_s,
             random_fraction=random_fraction,
             ended=self._settle,
+            over=self._over.get,
         )
         self._redialer = Redialer(
             background=self._background, events=events, dial=self._dial_wanted, pause_s=self._pause_s
@@ -456,7 +458,10 @@ class LinkRegistry:
         links.append(link)
         replaced = next((other for other in links if other.link_id == link.replaces), None)
         if replaced is not None and replaced is not link:
-            link.inherit(replaced)
+            if AFRESH in link.capabilities:
+                replaced.end_with_peer()
+            else:
+                link.inherit(replaced)
         for other in outdated:
             self._note_replaced(other)
             other.close(ErrorCode.NORMAL, "the peer was started anew", reason="restarted")
@@ -490,11 +495,20 @@ class LinkRegistry:
             for predecessor in links:
                 if predecessor.heir is link:  # which another one may have replaced in order: then that is the heir
                     predecessor.resume()
-            if link.was_lost and not self._is_apart(link):
-                self._note_lost(link, link.node_id)
+            if not self._is_apart(link):
+                self._note_over(link, link.node_id)
+                if link.was_lost:
+                    self._note_lost(link, link.node_id)
             self._settle(link.node_id)
         for callback in self._closed_callbacks:
             callback(link)
+
+    def _note_over(self, link: QuicLink, node_id: NodeId) -> None:
+        """The next dial tells the peer, who may not have heard of it."""
+        self._over.pop(node_id, None)
+        if len(self._over) >= REPLACED_MAX:
+            del self._over[next(iter(self._over))]
+        self._over[node_id] = link.link_id
 
     def _note_lost(self, link: QuicLink, node_id: NodeId) -> None:
         """Nobody ended it: the peer has crashed, or cannot be reached, and is not dialed at once."""

@@ -9,7 +9,7 @@ from typing import Final
 from macula_trio._ids import NodeId
 from macula_trio._net.quic import Connection
 from macula_trio._peer.choice import Lineage
-from macula_trio._peer.handshake import RemoteParty
+from macula_trio._peer.handshake import AFRESH, RemoteParty
 from macula_trio._util import Address, format_endpoint, path_address, told_address
 
 LINK_ID_BYTES: Final = 16
@@ -21,6 +21,7 @@ class PeerFacts:
     _connection: Connection
     _peer: RemoteParty | None
     _replaces: bytes | None
+    _is_afresh: bool
     _inherited: Lineage | None = None
 
     @property
@@ -68,14 +69,19 @@ class PeerFacts:
         """Its place among the links to its peer."""
         return self._inherited or Lineage(self.is_dialed, self.client_random)
 
-    def inherit(self, replaced: PeerFacts) -> None:
+    def inherit(self, replaced: Lineage) -> None:
         """Come into the place of another link."""
-        self._inherited = replaced.lineage.next(self.client_random)
+        self._inherited = replaced.next(self.client_random)
 
     @property
     def replaces(self) -> bytes | None:
         """The `link_id` in whose place this one was dialed."""
         return self._replaces if self.is_dialed or self._peer is None else self._peer.replaces
+
+    @property
+    def is_afresh(self) -> bool:
+        """Whether that one had ended at the dialer's side already."""
+        return self._is_afresh if self.is_dialed else AFRESH in self.capabilities
 
     @property
     def is_dialed(self) -> bool:

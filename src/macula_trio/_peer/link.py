@@ -105,6 +105,7 @@ class QuicLink(PeerFacts):
         self._context = context
         self._connection = connection
         self._replaces = replaces
+        self._is_afresh = is_afresh
         self._introduction = Introduction(
             context, connection, expected=expected, replaces=replaces, is_passing=is_passing, is_afresh=is_afresh
         )

@@ -18,10 +18,10 @@ from macula_trio._background import Background
 from macula_trio._events import EventBus
 from macula_trio._ids import Contact, NodeId
 from macula_trio._net.quic import Connection, QuicEndpoint
-from macula_trio._peer.choice import choose, rank
+from macula_trio._peer.choice import Lineage, choose, rank
 from macula_trio._peer.context import KEEPALIVE_S, LinkContext, LinkCounters
 from macula_trio._peer.dialer import Aim, DialCounters, Dialer, address_of
-from macula_trio._peer.handshake import AFRESH, PER_MESSAGE, LocalParty, RemoteParty
+from macula_trio._peer.handshake import PER_MESSAGE, LocalParty, RemoteParty
 from macula_trio._peer.link import ENDING_GRACE_S, QuicLink
 from macula_trio._peer.penalties import OFFENCES_OF_HOST_MAX, OFFENCES_OF_NODE_MAX, REFUSED_S, Penalties
 from macula_trio._peer.redialer import Locate, Redialer
@@ -59,6 +59,19 @@ class LinkPolicy:
     link_idle_s: float = LINK_IDLE_S
 
 
+@attrs.frozen
+class _Over:
+    """The last link to a node that has ended, of those that another one may replace.
+
+    The next dial names it, since the peer may not have heard of its end; and what the peer has dialed to replace it
+    comes into its place here as well as there.
+    """
+
+    link_id: bytes
+    instance: bytes | None
+    lineage: Lineage
+
+
 class LinkRegistry:
     """All links of a node; the `macula_trio.abc.LinkTransport` of production.
 
@@ -94,7 +107,7 @@ class LinkRegistry:
         self._background = Background()
         self._penalties = Penalties()
         self._replaced: dict[NodeId | None, tuple[bytes | None, ...]] = {}  # former runs, by node
-        self._over: dict[NodeId, bytes] = {}  # the last link to a node that has ended, of those that may be replaced
+        self._over: dict[NodeId, _Over] = {}
         self._context = LinkContext(
             party=party,
             handlers=self._handlers,
@@ -117,7 +130,7 @@ class LinkRegistry:
             deadline_s=policy.dial_deadline_s,
             random_fraction=random_fraction,
             ended=self._settle,
-            over=self._over.get,
+            over=lambda node_id: self._over[node_id].link_id if node_id in self._over else None,
         )
         self._redialer = Redialer(
             background=self._background, events=events, dial=self._dial_wanted, pause_s=self._pause_s
@@ -456,12 +469,15 @@ class LinkRegistry:
         self._dialer.note_up(link.peer_address, node_id)
         outdated = [other for other in links if other.instance != link.instance]
         links.append(link)
-        replaced = next((other for other in links if other.link_id == link.replaces), None)
-        if replaced is not None and replaced is not link:
-            if AFRESH in link.capabilities:
+        replaced = next((other for other in links if other.link_id == link.replaces and other is not link), None)
+        over = self._over.get(node_id)
+        if link.is_afresh:
+            if replaced is not None:
                 replaced.end_with_peer()
-            else:
-                link.inherit(replaced)
+        elif replaced is not None:
+            link.inherit(replaced.lineage)
+        elif over is not None and (over.link_id, over.instance) == (link.replaces, link.instance):
+            link.inherit(over.lineage)  # the other side, which replaces it as well, may still have it
         for other in outdated:
             self._note_replaced(other)
             other.close(ErrorCode.NORMAL, "the peer was started anew", reason="restarted")
@@ -504,11 +520,10 @@ class LinkRegistry:
             callback(link)
 
     def _note_over(self, link: QuicLink, node_id: NodeId) -> None:
-        """The next dial tells the peer, who may not have heard of it."""
         self._over.pop(node_id, None)
         if len(self._over) >= REPLACED_MAX:
             del self._over[next(iter(self._over))]
-        self._over[node_id] = link.link_id
+        self._over[node_id] = _Over(link.link_id, link.instance, link.lineage)
 
     def _note_lost(self, link: QuicLink, node_id: NodeId) -> None:
         """Nobody ended it: the peer has crashed, or cannot be reached, and is not dialed at once."""

@@ -233,7 +233,10 @@ class LinkRegistry:
     def _spared(self, node_id: NodeId) -> QuicLink | None:
         """A link that was about to end because nobody used it, and has not said its last word."""
         link = self._ending_link(node_id)
-        return link if link is not None and not link.peer_has_finished and link.resume() else None
+        if link is None or link.peer_has_finished or not link.resume():
+            return None
+        self._settle(node_id, has_changed=True)  # there may be others by now
+        return link
 
     def _ending_link(self, node_id: NodeId) -> QuicLink | None:
         """A link whose end everything new has to wait for.
@@ -395,7 +398,7 @@ class LinkRegistry:
             return False
         return link.is_dialed or PER_MESSAGE not in link.capabilities
 
-    def _settle(self, node_id: NodeId, *, vouched: QuicLink | None = None, is_new: bool = False) -> None:
+    def _settle(self, node_id: NodeId, *, vouched: QuicLink | None = None, has_changed: bool = False) -> None:
         """See to it that one link stays; the others end in order.
 
         A link that is older than the one that would go may be dead, and only its peer knows: it is asked first.
@@ -403,7 +406,7 @@ class LinkRegistry:
         Args:
           node_id: of the peer.
           vouched: a link whose peer has just shown that it is there.
-          is_new: the last link has just opened.
+          has_changed: the last link has just opened, or an older one goes on after all.
         """
         links = [link for link in self._live.get(node_id, ()) if not self._is_apart(link)]
         best = choose((link for link in links if not link.is_ending), own=self._own, peer=node_id)
@@ -415,7 +418,7 @@ class LinkRegistry:
             elif best is not None:
                 if is_older or link.peer_has_finished or best is vouched:
                     self._retreat(link, best, "replaced")
-                elif is_new:
+                elif has_changed:
                     best.ask_for_life()
                     self._upkeep.look_at(best, trio.current_time())
             elif link.peer_has_finished and self._dialer.introduced_to(node_id) is None:
@@ -486,7 +489,7 @@ class LinkRegistry:
             self._redialer.found(node_id)
             if not link.is_dialed:
                 self._dialer.supersede(node_id, link)
-            self._settle(node_id, is_new=True)
+            self._settle(node_id, has_changed=True)
             if link.is_dialed:
                 self._trim()
         alike = [other for other in links if self._is_apart(other) is is_apart]
@@ -508,14 +511,13 @@ class LinkRegistry:
             assert link.node_id is not None
             if not links:
                 del self._live[link.node_id]
-            for predecessor in links:
-                if predecessor.heir is link:  # which another one may have replaced in order: then that is the heir
-                    predecessor.resume()
+            # Another one may have replaced it in order: then that is their heir.
+            resumed = [predecessor.resume() for predecessor in links if predecessor.heir is link]
             if not self._is_apart(link):
                 self._note_over(link, link.node_id)
                 if link.was_lost:
                     self._note_lost(link, link.node_id)
-            self._settle(link.node_id)
+            self._settle(link.node_id, has_changed=any(resumed))
         for callback in self._closed_callbacks:
             callback(link)
 

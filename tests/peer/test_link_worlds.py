@@ -17,7 +17,7 @@ FOUND = (28, 51, 827)  # each met a defect that none of the first ones does
 SOME = (*range(8), 18, 40)  # with every kind of end
 
 
-@pytest.mark.parametrize("seed", (*range(EVERY_DAY), *FOUND))
+@pytest.mark.parametrize("seed", [*range(EVERY_DAY), *FOUND])
 def test_links_keep_their_promises(seed: int) -> None:
     _, failure = try_seed(seed)
     assert not failure, failure

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,10 @@ from macula_trio.testing import pytest_plugin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in a background job of a shell, and in all that it starts: nothing that the tests interrupt would hear of it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Under the mock clock all is simulated, so chance is the seed's as well: a test that passes once passes always.
 pytest_plugin.OWN_FIXTURES = pytest_plugin.OWN_FIXTURES | {"autojump_clock"}  # type: ignore[misc]

@@ -14,7 +14,7 @@ from node_tools import add
 import macula_trio as macula
 from macula_trio._dht.advertiser import RENEWAL_MARGIN_S
 from macula_trio._ids import dht_key
-from macula_trio._peer import link as link_module
+from macula_trio._peer import introduction
 from macula_trio._peer.announcer import ROUTE_CHECK_S
 from macula_trio._peer.handshake import LocalParty
 from macula_trio._wire import messages as wire
@@ -255,13 +255,13 @@ async def test_who_was_told_what_to_announce_keeps_to_it(changes: dict[str, str]
 def let_lie(monkeypatch: pytest.MonkeyPatch, liars: Iterable[macula.Node], lie: str) -> None:
     """Have nodes say in every PONG that they see the other there."""
     parties = [liar._party for liar in liars]
-    make_pong = link_module.make_pong
+    make_pong = introduction.make_pong
 
     def make(party: LocalParty, **fields: Any) -> wire.Pong:
         pong = make_pong(party, **fields)
         return attrs.evolve(pong, observed=lie) if party in parties else pong
 
-    monkeypatch.setattr(link_module, "make_pong", make)
+    monkeypatch.setattr(introduction, "make_pong", make)
 
 
 @pytest.mark.parametrize("lie", ["198.51.100.66:9443", "10.0.0.66:9443", "0.0.0.0:9443"])

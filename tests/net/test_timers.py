@@ -39,6 +39,7 @@ def test_what_fires_is_what_a_list_of_times_would_fire_in_the_order_of_time(
             assert times == sorted(times)
             model.update(dict.fromkeys(fired, inf))
         assert timers.next_due <= min(model.values(), default=inf)
+    assert timers.settle() == timers.next_due == min(model.values(), default=inf), "exactly"
 
 
 @given(STEPS, st.lists(st.tuples(ITEMS, TIMES), max_size=10))

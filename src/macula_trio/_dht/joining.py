@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Final
 
 import attrs
 import trio
@@ -15,12 +14,10 @@ from macula_trio._dht.client import Bootstrap, DhtClient
 from macula_trio._dht.table import RoutingTable
 from macula_trio._events import EventBus
 from macula_trio._ids import Contact, NodeId
+from macula_trio._peer.backoff import Backoff
 from macula_trio._race import first_success
 from macula_trio.abc import LinkTransport, Redialer
 from macula_trio.errors import MeshError, NotSent, OwnIdentity, PeerUnavailable, TrustError
-
-JOIN_PAUSE_MIN_S: Final = 1.0  # the first pause is shorter than this, and its bound doubles with every other one
-JOIN_PAUSE_MAX_S: Final = 60.0
 
 
 @attrs.define(eq=False)
@@ -132,7 +129,7 @@ class Joining:
             self._wants.clear()
 
     async def _join_again_and_again(self, renew_all: Callable[[], None]) -> None:
-        pause_s = JOIN_PAUSE_MIN_S
+        pauses = Backoff[None, None]()
         while self._bootstraps:
             # Before anything that can change it: whoever is lost from now on is noticed.
             self._client.alone, self._met = trio.Event(), trio.Event()
@@ -140,11 +137,11 @@ class Joining:
                 await self._client.find_node(self._own)
                 self._note_joined()
                 renew_all()
-                pause_s = JOIN_PAUSE_MIN_S
+                pauses.succeeded(None)
                 await self._client.alone.wait()
-            with trio.move_on_after(pause_s * self._random_fraction()):  # full jitter
+            pause_s = pauses.failed(None, trio.current_time(), self._random_fraction(), None)
+            with trio.move_on_after(pause_s):
                 await self._met.wait()  # somebody found us
-            pause_s = min(2 * pause_s, JOIN_PAUSE_MAX_S)
         self._note_joined()  # we are the only bootstrap that we know
         await trio.sleep_forever()
 
